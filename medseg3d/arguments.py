@@ -1,0 +1,200 @@
+"""What each verb of the command line takes, and how values are written."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from medseg3d import __version__
+
+DESCRIPTION = """Segmentation of medical volumes with SegFormer.
+
+  medseg3d train --task brats                      train, segment and score on built-in sample data
+  medseg3d train --task brats --data FOLDER        the same on your scans
+  medseg3d predict --model runs/brats -i IN -o OUT segment a folder
+  medseg3d evaluate --reference A --prediction B   score a folder
+  medseg3d report runs/brats                       one HTML file to look at
+"""
+EXIT_CODES = """exit codes: 0 all well, 1 unexpected error, 2 wrong usage or config, 3 some cases failed, 4 all cases failed,
+5 input refused, 6 model refused, 130 interrupted"""
+
+
+def seconds(text: str) -> float:
+    """``90``, ``90s``, ``30m``, ``1h30m`` as seconds."""
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    total = (
+        sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
+    )
+    if total <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 90s, 30m or 1h30m")
+    return total
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """``key=value`` with the value read as YAML."""
+    import yaml
+
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} must have the form key=value")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise argparse.ArgumentTypeError(f"the value of {text!r} is not valid YAML") from None
+
+
+def label(text: str) -> tuple[str, list[int]]:
+    """``NAME=1,2`` as a name and its values."""
+    name, sign, values = text.partition("=")
+    try:
+        ids = [int(value) for value in values.split(",")]
+    except ValueError:
+        ids = []
+    if not sign or not name.strip() or not ids:
+        raise argparse.ArgumentTypeError(f"{text!r} must have the form NAME=1 or NAME=1,2")
+    return name.strip(), ids
+
+
+Verb = Callable[[argparse.Namespace], int]
+
+
+def build_parser(verbs: Iterable[Verb]) -> argparse.ArgumentParser:
+    """The whole command line; each verb's name and help are those of its function."""
+    parser = argparse.ArgumentParser(
+        prog="medseg3d",
+        description=DESCRIPTION,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"medseg3d {__version__}")
+    added = parser.add_subparsers(metavar="VERB", required=True)
+    for run in verbs:
+        words = (run.__doc__ or "").strip().replace("%", "%%")
+        sub = added.add_parser(run.__name__, help=words, description=words, epilog=EXIT_CODES)
+        OPTIONS[run.__name__](sub)
+        sub.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+        sub.add_argument("--quiet", action="store_true", help="warnings and errors alone")
+        sub.set_defaults(run=run)
+    return parser
+
+
+def _json(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--json", action="store_true", help="print JSON for a program to read")
+
+
+def _download(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--task", required=True, help="name of a task with a public data set, such as hippocampus")
+    sub.add_argument("-o", "--output", type=Path, default=Path("data"), metavar="FOLDER", help="default: data")
+
+
+def _train(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("--task", required=True, help="name (see: medseg3d tasks) or a .yaml file")
+    add(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="MSD, nnU-Net, BraTS or plain folders, or a .csv; default: sample data",
+    )
+    add("-o", "--output", type=Path, metavar="FOLDER", help="run directory; default: runs/TASK")
+    add("--epochs", type=int, metavar="N", help="length of the training")
+    add("--max-time", type=seconds, metavar="TIME", help="length of the training as 90s, 30m or 1h30m")
+    add("--set", type=setting, action="append", default=[], metavar="KEY=VALUE", help="change a key of train.yaml")
+    add("--resume", action="store_true", help="go on where the run directory's last checkpoint stands")
+
+
+def _predict(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("--model", type=Path, required=True, metavar="RUN", help="run directory of a training")
+    add("-i", "--input", type=Path, required=True, metavar="FOLDER", help="folder of scans, or one file")
+    add("-o", "--output", type=Path, required=True, metavar="FOLDER")
+    add("--probabilities", action="store_true", help="write the probabilities of every label, too")
+    add("--overwrite", action="store_true", help="do again what is done; default: skip it, redo what is stale")
+    add("--part", metavar="K/N", help="the K-th of N shares of the cases, for job arrays")
+    add(
+        "--mode",
+        choices=("windows", "whole", "auto"),
+        help="default windows; whole: one pass over the volume; auto: the cheaper",
+    )
+    add("--tta", action="store_true", help="average over the flips that the task's anatomy allows")
+    add("--dense", action="store_true", help="full logits on the network grid before the way back, as MONAI does")
+    add("--overlap", type=float, help="of neighbouring windows, 0 to below 1; default: the model's")
+    add("--precision", choices=("auto", "bf16", "float32"), default="auto")
+    add("--device", help="cpu, cuda or cuda:N; default: a GPU where there is one")
+    add("--max-ram", type=float, metavar="GB", help="keep the process below this, or refuse and say what would fit")
+    add("--max-vram", type=float, metavar="GB", help="the same for the GPU's memory")
+    _json(sub)
+
+
+def _verify(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("file", type=Path, metavar="FILE", help="a label map that predict wrote, with its sidecar beside it")
+    add("--model", type=Path, metavar="RUN", help="where the model lies now")
+    add("-i", "--input", type=Path, metavar="FOLDER", help="where the scans lie now")
+    add("--device", help="cpu, cuda or cuda:N")
+    _json(sub)
+
+
+def _evaluate(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("--reference", type=Path, required=True, metavar="FOLDER", help="label maps, or a data set's folder")
+    add("--prediction", type=Path, required=True, metavar="FOLDER")
+    add("--task", help="name or .yaml file: what the values mean")
+    add("--model", type=Path, metavar="RUN", help="take the task of this model instead")
+    add("--labels", type=label, action="append", metavar="NAME=IDS", help="instead of a task, as liver=1 or tumour=2,3")
+    add("-o", "--output", type=Path, metavar="FOLDER", help="write per_case.csv and summary.json here")
+    add("--by", metavar="COLUMN", help="summarise subgroups by this column of --by-csv")
+    add("--by-csv", type=Path, metavar="FILE", help="table with a column 'case'")
+    add("--lesions", action="store_true", help="score lesion by lesion, too, as BraTS does")
+    add("--definition", default="surface", choices=("surface", "voxel", "pooled", "mesh"), help="of surface distances")
+    add("--percentile", type=float, default=95, help="of the Hausdorff distance; default 95")
+    add("--tolerance-mm", type=float, help="of the normalised surface Dice, which is left out without it")
+    add("--empty", choices=("nan", "one"), default="nan", help="both masks empty: left out of means, or 1")
+    _json(sub)
+
+
+def _compare(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("a", type=Path, metavar="A", help="output folder of an evaluation")
+    add("b", type=Path, metavar="B", help="another of the same cases; differences are B - A")
+    add("--label", action="append", dest="labels", metavar="NAME", help="compare this label alone; may be repeated")
+    add("--metric", action="append", dest="metrics", metavar="COLUMN", help="compare this column; may be repeated")
+    _json(sub)
+
+
+def _report(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("source", type=Path, metavar="FOLDER", help="run directory, or the output folder of evaluate")
+    add("-o", "--output", type=Path, metavar="FILE", help="default: report.html in FOLDER")
+    add("--data", type=Path, metavar="FOLDER", help="data set with scans and references; for a run: where it lies now")
+    add("--images", type=Path, metavar="FOLDER", help="for an evaluation: the scans alone")
+    add("--reference", type=Path, metavar="FOLDER", help="for an evaluation: the reference label maps")
+    add("--prediction", type=Path, metavar="FOLDER", help="for an evaluation: predictions; default: FOLDER itself")
+    add("--task", help="for an evaluation with a task of your own: its .yaml file")
+    add("--channel", action="append", dest="channels", metavar="NAME", help="show this channel; may be repeated")
+    add("--cases", type=int, default=20, metavar="N", help="pictures of the N worst cases; default 20")
+    add("--anonymous", action="store_true", help="number the cases instead of naming them")
+
+
+def _preview(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("file", type=Path, metavar="FILE", help="a scan or a label map")
+    add("--labels", type=Path, metavar="FILE", help="a label map to draw on it")
+    add("-o", "--output", type=Path, metavar="PNG", help="default: NAME_preview.png in the current folder")
+    _json(sub)
+
+
+OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "tasks": _json,
+    "download": _download,
+    "train": _train,
+    "predict": _predict,
+    "verify": _verify,
+    "evaluate": _evaluate,
+    "compare": _compare,
+    "report": _report,
+    "preview": _preview,
+}

@@ -1,0 +1,238 @@
+"""The command line: one function per verb; everything heavy is imported inside it (DESIGN.md, decision 4)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg3d.arguments import build_parser
+from medseg3d.checks import ConfigError, MedSegError
+
+OK, UNEXPECTED, SOME_FAILED, ALL_FAILED, INTERRUPTED = 0, 1, 3, 4, 130
+
+
+def tasks(options: argparse.Namespace) -> int:
+    """List the tasks that come with medseg3d."""
+    from medseg3d.task import load_task, task_names
+
+    found = [load_task(name) for name in task_names()]
+    if options.json:
+        print(json.dumps([task.as_dict() for task in found], indent=2))
+        return OK
+    for task in found:
+        labels = ", ".join(task.labels)
+        print(f"{task.name:18} {task.spatial_dims}D {task.kind}: {' + '.join(task.channels)} -> {labels}")
+    return OK
+
+
+def download(options: argparse.Namespace) -> int:
+    """Fetch a task's public data set (Medical Segmentation Decathlon), with its checksum."""
+    from medseg3d.download import download as fetch
+
+    folder = fetch(options.task, options.output)
+    print(f"data: {folder}\nnext: medseg3d train --task {options.task} --data {folder}")
+    return OK
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train a network, segment the validation cases and score them."""
+    from medseg3d.report import write_report
+    from medseg3d.training.run import train as run_training
+    from medseg3d.training.run import validate
+
+    run = run_training(
+        options.task,
+        options.data,
+        options.output,
+        overrides=dict(options.set),
+        epochs=options.epochs,
+        max_time_s=options.max_time,
+        resume=options.resume,
+    )
+    evaluation = validate(run)
+    if evaluation is not None:
+        phantom = " (phantoms, not patients)" if options.data is None else ""
+        print(f"\nvalidation cases, not seen in training{phantom}:\n{evaluation.table()}\n")
+        print(f"predictions:   {run / 'validation'}")
+        print(f"scores:        {run / 'validation' / 'summary.json'}, per_case.csv")
+    print(f"report:        {write_report(run, run / 'report.html')}  (open it in a browser)")
+    print(f"model:         {run}  (a MONAI bundle)")
+    print(f"curves:        {run / 'metrics.csv'}, tensorboard --logdir {run}")
+    if options.data is None:
+        print(f"next, your own scans: medseg3d train --task {options.task} --data FOLDER")
+    else:
+        print(f"next, new scans: medseg3d predict --model {run} -i FOLDER -o FOLDER")
+    return OK
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Segment every case of a folder; labels lie on each scan's own grid."""
+    from medseg3d.inference.folder import predict_folder
+
+    result = predict_folder(
+        options.model,
+        options.input,
+        options.output,
+        probabilities=options.probabilities,
+        overwrite=options.overwrite,
+        part=options.part,
+        dense=options.dense,
+        overlap=options.overlap,
+        precision=options.precision,
+        device=options.device,
+        mode=options.mode,
+        tta=options.tta or None,
+        max_ram=options.max_ram,
+        max_vram=options.max_vram,
+    )
+    failed = {name: str(why) for name, why in result.failed.items()}
+    good = len(result.done) + len(result.skipped)
+    if options.json:
+        kinds = {"done": result.done, "skipped": result.skipped, "elsewhere": result.elsewhere, "failed": failed}
+        print(json.dumps(kinds, indent=2))
+    else:
+        print(f"{good} of {good + len(failed)} cases are segmented in {options.output}")
+        for name, why in failed.items():
+            print(f"failed: {name}: {why}", file=sys.stderr)
+    if not failed:
+        return OK
+    return SOME_FAILED if good else ALL_FAILED
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Predict one result again from its sidecar, and compare."""
+    from medseg3d.inference.verify import verify as predict_again
+
+    verification = predict_again(options.file, model=options.model, input=options.input, device=options.device)
+    print(json.dumps(verification.as_dict(), indent=2) if options.json else verification)
+    return OK if verification.identical and not verification.changed else SOME_FAILED
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Score predicted label maps against references: Dice, Hausdorff distances and more, per case and label."""
+    from medseg3d.evaluation import evaluate as score
+    from medseg3d.metrics.lesions import LesionRule
+
+    given = [name for name in ("task", "model", "labels") if getattr(options, name)]
+    if len(given) != 1:
+        raise ConfigError(
+            "evaluate needs to know what the values mean: give one of --task NAME, --model RUN, --labels NAME=IDS"
+        )
+    evaluation = score(
+        options.reference,
+        options.prediction,
+        options.task or (task_of_model(options.model) if options.model else None),
+        labels=dict(options.labels) if options.labels else None,
+        by=options.by,
+        by_csv=options.by_csv,
+        lesions=LesionRule(percentile=options.percentile) if options.lesions else None,
+        output=options.output,
+        definition=options.definition,
+        percentile=options.percentile,
+        tolerance_mm=options.tolerance_mm,
+        empty=options.empty,
+        progress=True,
+    )
+    print(evaluation.json() if options.json else evaluation.table())
+    if options.output and not options.json:
+        print(f"written: {options.output / 'per_case.csv'}, {options.output / 'summary.json'}")
+    failed = len(evaluation.summary["failed"])
+    if not failed:
+        return OK
+    return SOME_FAILED if evaluation.rows else ALL_FAILED
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write one HTML file, readable offline, of a run or an evaluation."""
+    from medseg3d.report import write_report
+
+    keys = ("data", "images", "reference", "prediction", "task", "channels", "cases", "anonymous")
+    given = {key: getattr(options, key) for key in keys}
+    file = write_report(options.source, options.output or options.source / "report.html", progress=True, **given)
+    print(f"report: {file}")
+    return OK
+
+
+def preview(options: argparse.Namespace) -> int:
+    """Three planes of a scan as one PNG, and quick statistics."""
+    from medseg3d.io.images import image_stem
+    from medseg3d.report import preview as look
+    from medseg3d.report.quick_look import table
+
+    output = options.output or Path(f"{image_stem(options.file)}_preview.png")
+    found = look(options.file, output, labels=options.labels)
+    print(json.dumps(found, indent=2) if options.json else f"{table(found)}\npicture: {output}")
+    return OK
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Compare two evaluations of the same cases: paired differences, intervals, wins."""
+    from medseg3d.comparison import compare as pair
+
+    comparison = pair(options.a, options.b, labels=options.labels, metrics=options.metrics)
+    print(comparison.json() if options.json else comparison.table())
+    return OK
+
+
+def task_of_model(model: Path) -> Any:
+    """The task that a model was trained for."""
+    from medseg3d.inference.model import load_model
+
+    return load_model(model).task
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    # OpenMP's threads spin while they wait; beside other work on the same cores that makes a training step
+    # several times as long. It must be said before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    options = build_parser(VERBS).parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    log = logging.getLogger("medseg3d")
+    log.propagate = False
+    log.handlers = [LineHandler()]
+    log.setLevel(logging.WARNING if options.quiet else logging.INFO)
+    try:
+        return int(options.run(options))
+    except MedSegError as error:
+        if options.debug:
+            raise
+        print(f"medseg3d: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("medseg3d: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return OK
+    except Exception as error:
+        if options.debug:
+            raise
+        print(
+            f"medseg3d: unexpected error: {type(error).__name__}: {error}\nthis is a fault of medseg3d or its set-up; "
+            "the same command with --debug shows where",
+            file=sys.stderr,
+        )
+        return UNEXPECTED
+
+
+VERBS = (tasks, download, train, predict, verify, evaluate, compare, report, preview)
+
+
+class LineHandler(logging.StreamHandler):
+    """Log lines on standard error, with the level where it is more than information; tqdm bars stay whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        line = prefix + record.getMessage()
+        bars = sys.modules.get("tqdm")
+        if bars is not None:
+            bars.tqdm.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr)

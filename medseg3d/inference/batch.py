@@ -1,0 +1,269 @@
+"""The cases of one call of ``predict_folder`` on their way: claimed, read, computed, written, each with its record."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medseg3d.checks import Finding, MedSegError
+from medseg3d.inference.claims import Claims
+from medseg3d.inference.pipeline import run_pipeline
+from medseg3d.inference.predictor import Predictor
+from medseg3d.inference.provenance import inputs_of
+from medseg3d.inference.results import FolderResult, finding_of, output_files
+from medseg3d.inference.sidecar import (
+    DONE,
+    FAILED,
+    Origin,
+    damage,
+    describe_labels,
+    read_sidecar,
+    sidecar_path,
+    write_sidecar,
+)
+from medseg3d.io.atomic import atomic_write
+from medseg3d.io.cases import Case, read_image
+from medseg3d.io.images import write_volume
+from medseg3d.task import Task
+from medseg3d.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Job:
+    """A case between its stages."""
+
+    case: Case
+    began: float
+    inputs: list[dict[str, Any]]
+    image: Volume | None
+    before: dict[str, Any] | None
+    labels: Volume | None = None
+    logits: tuple[Any, ...] | None = None
+    classes: dict[str, float] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def timed(self, stage: str, since: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - since
+
+
+class Batch:
+    """The work of one process on one output folder.
+
+    Args:
+        predictor: computes.
+        task: whose channel names the scans go by.
+        output: folder to write to.
+        origin: what the results come from.
+        claims: of this process in ``output``.
+        result: filled case by case.
+        kinds: of ``labels`` and ``probabilities``, what is written; nothing for classification.
+        overwrite: compute what is done, too.
+        finished: called after each case.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        task: Task,
+        output: Path,
+        origin: Origin,
+        claims: Claims,
+        result: FolderResult,
+        *,
+        kinds: tuple[str, ...],
+        overwrite: bool,
+        finished: Callable[[], object],
+    ) -> None:
+        self.predictor = predictor
+        self.task = task
+        self.output = output
+        self.origin = origin
+        self.claims = claims
+        self.result = result
+        self.kinds = kinds
+        self.overwrite = overwrite
+        self.finished = finished
+        self._numbers: dict[str, str] = {}
+        self._pending: deque[Case] = deque()
+        self._elsewhere: list[Case] = []
+        self._stopped = False
+
+    def run(self, cases: Iterable[Case], *, ahead: bool) -> None:
+        """Work through the cases; then once more through those that other processes held, whose holders may have died."""
+        cases = list(cases)
+        self._numbers = {case.name: f"{i} of {len(cases)}" for i, case in enumerate(cases, start=1)}
+        for _ in range(2):
+            self._pending, self._elsewhere = deque(cases), []
+            run_pipeline(self._next, self._compute, self._write, stop=self._stop, ahead=ahead)
+            cases = self._elsewhere
+        for case in self._elsewhere:
+            self.result.elsewhere.append(case.name)
+            self.finished()
+
+    def sidecar_of(self, case: Case) -> Path:
+        """The sidecar of a case; classification has no other file."""
+        if self.predictor.task.kind == "classification":
+            return self.output / f"{case.name}.classes.json"
+        return sidecar_path(output_files(case, self.output)["labels"])
+
+    # Reading
+
+    def _stop(self) -> None:
+        self._stopped = True
+
+    def _next(self) -> _Job | None:
+        while self._pending and not self._stopped:
+            case = self._pending.popleft()
+            try:
+                if not self.claims.take(case.name):
+                    self._elsewhere.append(case)
+                    continue
+                job = self._opened(case)
+            except Exception as error:  # what no one foresaw must not cost the other cases
+                self._fail(case, error)
+                continue
+            if job is not None:
+                return job
+            self._finish(case)
+        return None
+
+    def _opened(self, case: Case) -> _Job | None:
+        began = time.perf_counter()
+        path = self.sidecar_of(case)
+        before = read_sidecar(path)
+        if before is not None and self._settled_meanwhile(case, path, before):
+            return None
+        inputs = inputs_of(case, self.task, self.origin.root)
+        if before is not None and before["status"] == DONE:
+            changed = self.origin.difference(before, inputs) or damage(before, self.output, self.kinds)
+            if changed is None and not self.overwrite:
+                self.result.skipped.append(case.name)
+                logger.debug("case %s (%s): done before", case.name, self._numbers[case.name])
+                return None
+            self.result.redone[case.name] = changed or "asked for"
+            if changed:
+                logger.info("case %s (%s) is done again: %s", case.name, self._numbers[case.name], changed)
+        job = _Job(case, began, inputs, read_image(case, self.task), before)
+        job.timed("read", began)
+        return job
+
+    def _settled_meanwhile(self, case: Case, path: Path, sidecar: dict[str, Any]) -> bool:
+        """Whether another process has dealt with the case since this one began: its word is taken."""
+        if path.stat().st_mtime_ns <= self.claims.started_ns or not self.origin.same_run(sidecar):
+            return False
+        if sidecar["status"] == FAILED:
+            self.result.failed[case.name] = Finding(**sidecar["finding"])
+            return True
+        if not set(self.kinds) <= set(sidecar["outputs"]):
+            return False
+        self.result.skipped.append(case.name)
+        return True
+
+    # Computing
+
+    def _compute(self, job: _Job) -> _Job | None:
+        began = time.perf_counter()
+        try:
+            assert job.image is not None
+            if self.predictor.task.kind == "classification":
+                job.classes = self.predictor.classify(job.image)
+                job.image = None
+            else:
+                job.logits = self.predictor.logits(job.image)
+                job.timed("network", began)
+                if self.predictor.device.type == "cpu":  # a GPU goes on with the next case while this one is decoded
+                    self._decode(job)
+                return job
+        except Exception as error:
+            self._fail(job.case, error)
+            return None
+        job.timed("network", began)
+        return job
+
+    def _decode(self, job: _Job) -> None:
+        began = time.perf_counter()
+        assert job.image is not None
+        assert job.logits is not None
+        job.labels = self.predictor.labels_from(job.image, *job.logits)
+        if "probabilities" not in self.kinds:
+            job.image = job.logits = None
+        job.timed("decode", began)
+
+    # Writing
+
+    def _write(self, job: _Job | None) -> None:
+        if job is None:
+            return
+        case = job.case
+        try:
+            with torch.inference_mode():
+                written, content = self._put(job)
+            self._remove_leftovers(job, written)
+            sidecar = self.origin.done(job.inputs, written, content, job.seconds)
+            write_sidecar(self.sidecar_of(case), case.name, sidecar)
+        except Exception as error:
+            self._fail(case, error)
+            return
+        self.result.done.append(case.name)
+        logger.info("case %s (%s): %.1f s", case.name, self._numbers[case.name], time.perf_counter() - job.began)
+        self._finish(case)
+
+    def _put(self, job: _Job) -> tuple[dict[str, Path], dict[str, Any]]:
+        """Write the results of a case; returns the files, and what is in them."""
+        if job.classes is not None:
+            return {}, {"classes": job.classes}
+        if job.labels is None:
+            self._decode(job)
+        assert job.labels is not None
+        files = output_files(job.case, self.output)
+        began = time.perf_counter()
+        write_volume(job.labels, files["labels"])
+        content = describe_labels(job.labels, self.predictor.task)
+        job.labels = None
+        if "probabilities" in self.kinds:
+            assert job.image is not None
+            assert job.logits is not None
+            values = self.predictor.probabilities_from(job.image, *job.logits)
+            job.image = job.logits = None
+            if files["probabilities"].suffix == ".npy":
+                atomic_write(files["probabilities"], lambda file: np.save(file, values.data))
+            else:
+                write_volume(values, files["probabilities"])
+        job.timed("write", began)
+        return {kind: files[kind] for kind in self.kinds}, content
+
+    def _remove_leftovers(self, job: _Job, written: dict[str, Path]) -> None:
+        """Probabilities of an earlier run do not belong to the new labels."""
+        earlier = (job.before or {}).get("outputs", {})
+        for kind, path in output_files(job.case, self.output).items():
+            if kind in earlier and kind not in written:
+                path.unlink(missing_ok=True)
+                logger.info("%s is removed: it belonged to the earlier result", path.name)
+
+    # Ends
+
+    def _fail(self, case: Case, error: Exception) -> None:
+        finding = finding_of(case, error)
+        self.result.failed[case.name] = finding
+        self.result.redone.pop(case.name, None)
+        logger.error("case %s (%s) failed: %s", case.name, self._numbers[case.name], finding)
+        logger.debug("case %s", case.name, exc_info=error)
+        try:
+            write_sidecar(self.sidecar_of(case), case.name, self.origin.failed(finding))
+        except (MedSegError, OSError) as problem:
+            logger.warning("case %s: that it failed could not be recorded (%s)", case.name, problem)
+        self._finish(case)
+
+    def _finish(self, case: Case) -> None:
+        self.claims.release(case.name)
+        self.finished()

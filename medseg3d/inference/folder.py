@@ -1,0 +1,217 @@
+"""A folder of scans in, a folder of segmentations out; one bad case never ends the run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+from medseg3d.checks import ConfigError, Finding, InputError
+from medseg3d.inference.batch import Batch
+from medseg3d.inference.claims import Claims
+from medseg3d.inference.predictor import Predictor
+from medseg3d.inference.provenance import hint, models_of, options_of, precision_of
+from medseg3d.inference.results import FolderResult, output_files
+from medseg3d.inference.sidecar import Origin
+from medseg3d.inference.summary import write_summary
+from medseg3d.io.cases import Case, find_cases
+from medseg3d.task import Task
+
+__all__ = ["FolderResult", "predict_folder"]
+logger = logging.getLogger(__name__)
+STALE_AFTER_S = 3600.0
+"""A temporary file that nothing was written to for so long belongs to a process that was killed."""
+
+
+def predict_folder(
+    model: str | Path | Predictor,
+    input: str | Path,
+    output: str | Path,
+    *,
+    task: Task | None = None,
+    cases: Sequence[Case] | None = None,
+    probabilities: bool = False,
+    overwrite: bool = False,
+    part: str | None = None,
+    dense: bool = False,
+    roi_size: Sequence[int] | None = None,
+    overlap: float | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    precision: str = "auto",
+    progress: bool = True,
+    **options: Any,
+) -> FolderResult:
+    """Predict every case of a folder.
+
+    Each case becomes ``NAME.nii.gz`` (``NAME.png`` for a picture) on its own grid; with ``probabilities`` also
+    ``NAME_probabilities.nii.gz`` (float32; ``.npy`` for a picture). Beside it lies a sidecar, ``NAME.nii.gz.json``, with
+    the hashes of what it was made from. Classification gives ``NAME.classes.json`` per case and one
+    ``predictions.csv``. ``predictions.json`` sums up what the folder holds.
+
+    A second call skips what is done, and does again what is stale: where the input, the weights, an option or the file
+    written has changed. Any number of processes may work on one folder at the same time. While one case is computed the
+    next is read and the last one written.
+
+    Args:
+        model: run directory or bundle, or a ``Predictor``, whose own options then count.
+        input: folder with scans, in any layout that ``find_cases`` knows.
+        output: folder to write to; made where it is missing.
+        task: whose channel names the scans go by, if not those of the model's task.
+        cases: predict these, and look for none in ``input``.
+        probabilities: write probabilities too.
+        overwrite: do everything again.
+        part: ``K/N``: the K-th of N shares, for job arrays; K counts from 1.
+        dense, roi_size, overlap, batch_size, device, precision, options: as for ``Predictor``; None leaves the model's
+            own. With a memory budget (``max_ram``) cases are not read ahead.
+        progress: show a bar on a terminal.
+
+    Raises:
+        ConfigError: nothing to predict, or an option that cannot be.
+        InputError: where no case can be predicted, for the reason of the first.
+        ModelError: for a model that cannot be used.
+        KeyboardInterrupt: on Ctrl-C and SIGTERM, when what was being written is finished; there are no half files.
+    """
+    share = None if part is None else _share(part)
+    options |= {"roi_size": roi_size, "overlap": overlap, "batch_size": batch_size, "device": device}
+    options |= {"precision": precision, "dense": dense}
+    if isinstance(model, Predictor):
+        predictor, asked = model, {}
+    else:
+        predictor, asked = Predictor.from_bundle(model, **options), options
+    task = task or predictor.task
+    if list(task.channels) != list(predictor.task.channels):
+        raise ConfigError(
+            f"task {task.name!r} has the channels {', '.join(task.channels)}, and the model was trained with "
+            f"{', '.join(predictor.task.channels)}; give the model's own task"
+        )
+    output, root = Path(output), Path(input)
+    refused: dict[str, Finding] = {}
+    if cases is None:
+        data_set = find_cases(input, task, labels=False)
+        logger.info("%s", data_set.describe())
+        cases, refused = data_set.cases, dict(data_set.refused)
+    if not cases and not refused:
+        raise ConfigError(f"{input} holds no case to predict; see the README for the layouts that are found")
+    root = root if root.is_dir() else root.parent
+    kinds: tuple[str, ...] = ()
+    if predictor.task.kind == "segmentation":
+        kinds = ("labels", "probabilities") if probabilities else ("labels",)
+    cases, refused = _without_collisions(cases, refused, output, kinds)
+    names = [case.name for case in cases]
+    mine = set(sorted([*names, *refused])[share] if share else [*names, *refused])
+    own = [case for case in cases if case.name in mine]
+    result = FolderResult(output, failed={name: why for name, why in refused.items() if name in mine})
+    claims = Claims(output)
+    origin = Origin(
+        root,
+        models_of(model),
+        options_of(predictor, asked),
+        {"device": predictor.device.type, "precision": precision_of(predictor)},
+        _hints(model, root, output),
+    )
+    bar = tqdm(total=len(own), desc="predict", unit="case", disable=not (progress and sys.stderr.isatty()))
+    batch = Batch(
+        predictor, task, output, origin, claims, result, kinds=kinds, overwrite=overwrite, finished=bar.update
+    )
+    try:
+        with _terminable(), bar:
+            _remove_stale_temporaries(output)
+            batch.run(own, ahead=options.get("max_ram") is None)
+    finally:
+        try:
+            write_summary(output, claims, predictor.task, names, refused, root)
+        except (InputError, OSError) as error:
+            logger.warning("the summary could not be written: %s", error)
+        claims.close()
+    if result.skipped:
+        logger.info("%d of %d cases were done before and are skipped", len(result.skipped), len(own))
+    if result.elsewhere:
+        logger.info("left to other processes, which hold them: %s", ", ".join(result.elsewhere))
+    return result
+
+
+def _share(part: str) -> slice:
+    """The slice of a sorted list that ``K/N`` stands for."""
+    match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", part)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ConfigError(f"part {part!r} must be K/N with K from 1 to N, such as 2/8")
+    return slice(int(match[1]) - 1, None, int(match[2]))
+
+
+def _without_collisions(
+    cases: Sequence[Case], refused: dict[str, Finding], output: Path, kinds: Sequence[str]
+) -> tuple[list[Case], dict[str, Finding]]:
+    """Before any work: no two results in one file (names compare as on systems without case), and none over a scan.
+
+    Raises:
+        InputError: where no case is left.
+    """
+    scans = {file.path.resolve() for case in cases for file in case.images}
+    taken: dict[str, list[Case]] = {}
+    found: dict[int, Finding] = {}
+    for case in cases:
+        for kind, path in output_files(case, output).items():
+            if kind in (kinds or ("labels",)):
+                taken.setdefault(path.name.casefold(), []).append(case)
+            if kind in kinds and path.resolve() in scans:
+                message = f"the result of case {case.name!r} would replace a scan"
+                found[id(case)] = Finding("E-OVERWRITE", "error", str(path), message, "give another output folder")
+    for same in taken.values():
+        for case in same[1:] and same:
+            names = " and ".join(repr(c.name) for c in same)
+            message = f"cases {names} would both be written to one file"
+            fix = "rename one, or predict them into two folders"
+            found.setdefault(id(case), Finding("E-SAME-NAME", "error", str(case.images[0].path), message, fix))
+    refused = dict(refused)
+    for case in cases:
+        if id(case) in found:
+            refused[case.name] = found[id(case)]
+            logger.error("case %s is refused: %s", case.name, found[id(case)])
+    kept = [case for case in cases if id(case) not in found]
+    if cases and not kept:
+        first = found[id(cases[0])]
+        raise InputError(first.code, first.message, file=first.file, fix=first.fix)
+    return kept, refused
+
+
+def _hints(model: str | Path | Predictor, root: Path, output: Path) -> dict[str, Any]:
+    """Where model and inputs lie as seen from the output folder, as far as that may be told."""
+    if isinstance(model, Predictor):
+        return {"models": [None], "input": hint(root, output)}
+    return {"models": [hint(Path(model), output)], "input": hint(root, output)}
+
+
+def _remove_stale_temporaries(output: Path) -> None:
+    """Half files of processes that were killed; those of living ones are younger."""
+    for path in output.glob(".tmp-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > STALE_AFTER_S:
+                path.unlink()
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """While entered, SIGTERM is as Ctrl-C: a cluster's scheduler ends its jobs so."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

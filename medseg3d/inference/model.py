@@ -1,0 +1,173 @@
+"""A trained model's directory, read without running anything in it (DESIGN.md, decision 3)."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from medseg3d.checks import ConfigError, ModelError
+from medseg3d.inference.confidence import Calibration
+from medseg3d.io.atomic import atomic_write
+from medseg3d.preprocessing import Preprocessing
+from medseg3d.task import Task
+
+METADATA = Path("configs", "metadata.json")
+WEIGHTS = (Path("models", "model.safetensors"), Path("models", "model.pt"))
+"""Where the weights may lie, in order of preference."""
+SECTION = "medseg3d"
+KEYS = ("task", "network", "preprocessing", "inference")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """What ``predict`` needs of a model.
+
+    Args:
+        network: in eval mode, on the CPU.
+        task: it was trained for.
+        preprocessing: it was trained with.
+        roi_size: window in voxels of the network grid.
+        overlap: of windows.
+        phantom: whether it was trained on the sample phantoms, so that it knows no real scan.
+        calibration: of the Dice to expect, where it was fitted on validation cases.
+    """
+
+    network: nn.Module
+    task: Task
+    preprocessing: Preprocessing
+    roi_size: tuple[int, ...]
+    overlap: float
+    phantom: bool
+    calibration: Calibration | None = None
+
+
+def load_model(directory: str | Path) -> TrainedModel:
+    """Read a run directory or bundle: ``configs/metadata.json`` (key ``medseg3d``) and the weights, nothing else.
+
+    Raises:
+        ModelError: saying which part is missing or wrong.
+    """
+    from medseg3d.networks import build_network
+
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ModelError(f"no model directory {directory}; give a run directory such as runs/brats")
+    section = _read_metadata(directory / METADATA)
+    try:
+        task = Task.from_dict(section["task"])
+        preprocessing = Preprocessing.from_dict(section["preprocessing"])
+        network = build_network(section["network"])
+        roi_size = tuple(int(n) for n in section["inference"].get("roi_size", task.patch_size))
+        overlap = float(section["inference"].get("overlap", 0.5))
+        stored = section["inference"].get("calibration")
+        calibration = None if stored is None else Calibration.from_dict(stored)
+    except (AttributeError, ConfigError, TypeError, ValueError) as error:
+        raise ModelError(f"{directory / METADATA}: {error}; this is no model that this version can use") from None
+    for key, wanted in (("in_channels", task.in_channels), ("out_channels", task.out_channels)):
+        if section["network"].get(key, wanted) != wanted:
+            raise ModelError(
+                f"{directory / METADATA}: the network has {section['network'][key]} {key} and task {task.name!r} needs "
+                f"{wanted}; the two do not belong together"
+            )
+    path = next((directory / w for w in WEIGHTS if (directory / w).is_file()), None)
+    if path is None:
+        raise ModelError(f"{directory} holds no weights; expected {' or '.join(map(str, WEIGHTS))}")
+    _load_weights(network, read_weights(path), path)
+    phantom = bool(section.get("phantom", False))
+    return TrainedModel(network.eval(), task, preprocessing, roi_size, overlap, phantom, calibration)
+
+
+def load_models(directories: Sequence[str | Path]) -> list[TrainedModel]:
+    """Read the members of an ensemble.
+
+    Raises:
+        ModelError: as for ``load_model``, and for models that were trained for other labels, channels or grids.
+    """
+    models = [load_model(directory) for directory in directories]
+    if not models:
+        raise ModelError("no model given; give at least one run directory")
+    for directory, model in zip(directories[1:], models[1:], strict=True):
+        for name in ("channels", "labels", "write", "spatial_dims"):
+            mine, theirs = getattr(models[0].task, name), getattr(model.task, name)
+            if mine != theirs:
+                raise ModelError(
+                    f"{directory} was trained with {name} {theirs} and {directories[0]} with {mine}; "
+                    "the models of an ensemble must agree"
+                )
+        if model.preprocessing != models[0].preprocessing:
+            raise ModelError(
+                f"{directory} and {directories[0]} prepare scans in different ways ({model.preprocessing} against "
+                f"{models[0].preprocessing}); the models of an ensemble must agree"
+            )
+    return models
+
+
+def store_calibration(directory: str | Path, calibration: Calibration) -> None:
+    """Write a calibration into a model's metadata, ``medseg3d.inference.calibration``."""
+    path = Path(directory) / METADATA
+    section = _read_metadata(path)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values[SECTION] = {**section, "inference": {**section["inference"], "calibration": calibration.as_dict()}}
+    atomic_write(path, json.dumps(values, indent=2) + "\n")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors file, or a torch file that holds nothing but tensors.
+
+    Raises:
+        ModelError: for anything else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, KeyError, OSError, RuntimeError, SafetensorError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"{path} cannot be read as weights ({reason}); it is truncated, damaged or another kind of file"
+        ) from None
+    if not isinstance(weights, Mapping) or not all(isinstance(t, Tensor) for t in weights.values()):
+        raise ModelError(f"{path} is no plain state dict; it must hold tensors by name and nothing else")
+    return dict(weights)
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"no {path}; a model directory holds {METADATA} and {WEIGHTS[0]}") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON ({error})") from None
+    section = values.get(SECTION) if isinstance(values, dict) else None
+    if not isinstance(section, dict):
+        raise ModelError(f"{path} has no section {SECTION!r}; this bundle was not written by medseg3d")
+    for key in KEYS:
+        if not isinstance(section.get(key), dict):
+            raise ModelError(f"{path}: section {SECTION!r} lacks {key!r}; it needs {', '.join(KEYS)}")
+    return section
+
+
+def _load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    own = network.state_dict()
+    problems = {
+        "is missing": [k for k in own if k not in weights],
+        "is unknown": [k for k in weights if k not in own],
+        "has another shape": [k for k in own if k in weights and own[k].shape != weights[k].shape],
+        "holds NaN or infinite numbers": [
+            k for k, t in weights.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())
+        ],
+    }
+    for problem, keys in problems.items():
+        if keys:
+            more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+            raise ModelError(f"{path}: {keys[0]!r} {problem}{more}; the weights do not fit the network in {METADATA}")
+    network.load_state_dict(weights)

@@ -1,0 +1,301 @@
+"""One volume in, its segmentation out, on the volume's own grid."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medseg3d.checks import ConfigError, InputError
+from medseg3d.inference.confidence import Calibration, Disagreement
+from medseg3d.inference.decode import decode_labels, decode_probabilities, full_logits, source_slabs
+from medseg3d.inference.memory import MemoryEstimate
+from medseg3d.inference.model import load_models
+from medseg3d.inference.precision import PRECISIONS, autocast_type, computes_bf16
+from medseg3d.inference.prediction import Prediction, Results
+from medseg3d.inference.setting import Setting, Wishes, choose
+from medseg3d.inference.windows import SIZE_MULTIPLE, EmptyWindows, background_of, blended_rows, joined
+from medseg3d.networks.folding import folded
+from medseg3d.networks.segformer import SegFormer
+from medseg3d.preprocessing import NetworkGrid, Preprocessing
+from medseg3d.task import Task
+from medseg3d.volume import Volume
+
+__all__ = ["PRECISIONS", "Prediction", "Predictor", "autocast_type", "computes_bf16"]
+logger = logging.getLogger(__name__)
+SURELY_NOT = -10.0
+"""Logit of a label where no window was computed."""
+
+
+class Predictor:
+    """A network, or several, with all that belongs to them; call it with a volume.
+
+    Args:
+        network: with ``stride`` and ``forward_coarse``; for classification one whose ``forward`` gives ``(B, K)``. Several
+            are an ensemble, whose logits are averaged where the networks make them. They are copied, with all folded
+            that folds, and cast to the type computed in.
+        task: what the networks' outputs mean.
+        preprocessing: what the networks were trained with.
+        roi_size: window in voxels of the network grid; default the task's patch size.
+        overlap: part of a window that its neighbour covers too.
+        batch_size: windows per forward pass on a GPU; default 4, fewer where memory is short.
+        device: default the GPU where there is one.
+        precision: ``bf16``, ``float32``, or ``auto``: bf16 where the processor or GPU computes in it.
+        dense: upsample the logits to the network grid first, then to the volume's own. Slower; what evaluators
+            that expect full logits see, who also know neither whole passes nor empty windows.
+        mode: ``windows``, ``whole`` (one pass over the whole volume) or ``auto`` (whole where that is less work and fits).
+        tta: average over all flips along the task's ``mirror_axes``.
+        skip_empty: do not compute windows in which every voxel is background (air, or the zeros of a stripped head).
+        workers: windows computed at a time on a processor; default one per thread, up to 8.
+        max_ram, max_vram: budgets in GB (10^9 bytes) for the process and the GPU.
+        calibration: of the expected Dice.
+
+    Raises:
+        ConfigError: for an option that cannot be.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | Sequence[nn.Module],
+        task: Task,
+        preprocessing: Preprocessing,
+        *,
+        roi_size: Sequence[int] | None = None,
+        overlap: float = 0.5,
+        batch_size: int | None = None,
+        device: str | torch.device | None = None,
+        precision: str = "auto",
+        dense: bool = False,
+        mode: str = "windows",
+        tta: bool = False,
+        skip_empty: bool = True,
+        workers: int | None = None,
+        max_ram: float | None = None,
+        max_vram: float | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        networks = [network] if isinstance(network, nn.Module) else list(network)
+        if not networks:
+            raise ConfigError("no network given; give at least one")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.task = task
+        self.preprocessing = preprocessing
+        self.roi_size = tuple(roi_size or task.patch_size)
+        self.overlap = overlap
+        self.autocast = autocast_type(precision, self.device)
+        self.dense, self.tta = dense, tta
+        self.mode = "windows" if dense else mode
+        self.skip_empty = skip_empty and not dense
+        self.calibration = calibration
+        if not 0 <= overlap < 1:
+            raise ConfigError(f"overlap {overlap} must be at least 0 and below 1")
+        if len(self.roi_size) != task.spatial_dims or min(self.roi_size) < 1:
+            raise ConfigError(f"roi_size {self.roi_size} must be {task.spatial_dims} positive sizes")
+        self.wishes = Wishes(self.mode, self.roi_size, overlap, batch_size, workers, max_ram, max_vram)
+        if len({int(getattr(n, "stride", 0)) for n in networks}) > 1:
+            raise ConfigError("the networks of an ensemble must predict at one stride")
+        dtype = self.autocast or torch.float32
+        segments = task.kind == "segmentation"
+        self.networks = [(folded(n, dtype) if segments else n.eval()).to(self.device) for n in networks]
+        # Folded networks hold the type they compute in; others are cast as they go.
+        self._cast_weights = self.autocast is not None and all(isinstance(n, SegFormer) for n in self.networks)
+        axes = task.mirror_axes if tta else ()
+        self.flips = tuple(f for k in range(len(axes) + 1) for f in itertools.combinations(axes, k))
+
+    @classmethod
+    def from_bundle(cls, directory: str | Path | Sequence[str | Path], **options: Any) -> Predictor:
+        """Load a run directory or bundle, or several as an ensemble.
+
+        Args:
+            directory: one or more.
+            options: those of the constructor; they come before the bundle's own.
+
+        Raises:
+            ModelError: saying which part of a directory is missing or wrong, or that the models do not belong together.
+        """
+        models = load_models([directory] if isinstance(directory, (str, Path)) else directory)
+        first = models[0]
+        if first.phantom:
+            logger.warning("%s was trained on sample phantoms: it works on phantoms, and on no real scan", directory)
+        given = {k: v for k, v in options.items() if v is not None}
+        own = {"roi_size": first.roi_size, "overlap": first.overlap, "calibration": first.calibration}
+        return cls([m.network for m in models], first.task, first.preprocessing, **{**own, **given})
+
+    @property
+    def network(self) -> nn.Module:
+        """The network, folded; of an ensemble all of them."""
+        return self.networks[0] if len(self.networks) == 1 else nn.ModuleList(self.networks)
+
+    @property
+    def batch_size(self) -> int | None:
+        return self.wishes.batch_size
+
+    @property
+    def members(self) -> int:
+        """Predictions that are averaged: networks times flips."""
+        return len(self.networks) * len(self.flips)
+
+    def __call__(self, volume: Volume) -> Volume:
+        """Label map ``(1, *spatial)`` on the volume's grid, with its header fields; uint8, or uint16 for values above 255.
+
+        Raises:
+            InputError: for another number of channels or axes, voxels that are no numbers, or a budget that cannot be kept.
+        """
+        return self.predict(volume).labels
+
+    @torch.no_grad()
+    def predict(
+        self, volume: Volume, *, probabilities: bool | NDArray[np.float32] = False, uncertainty: bool = False
+    ) -> Prediction:
+        """Labels and what else is asked for, slab by slab: nothing of the size of the volume is held but results.
+
+        Args:
+            volume: to segment.
+            probabilities: True, or an array ``(K, *spatial)`` to write them into, such as a file mapped into memory.
+            uncertainty: where the members of an ensemble, or the flips of ``tta``, disagree.
+
+        Raises:
+            ConfigError: uncertainty of a single member.
+            InputError: as for a call.
+        """
+        self._refuse_kind("segmentation")
+        if uncertainty and self.members == 1:
+            raise ConfigError("uncertainty needs several models or flips (tta) that can disagree; give them")
+        grid = self._grid(volume)
+        setting = self._setting(grid, apart=uncertainty, extra_outputs=int(uncertainty))
+        compared = Disagreement(self.task, self.members if uncertainty else 1)
+        results = Results.empty(grid, self.task, probabilities, uncertainty)
+        image, empty = self._image(volume, grid, setting)
+        rows = compared.merged(blended_rows(setting.plan, image, setting.computing, empty))
+        stride, axis = setting.plan.stride, setting.plan.axis
+        if self.dense:
+            rows = iter([full_logits(joined(setting.plan, rows), grid.shape, stride).movedim(axis + 1, 1)])
+            stride = 1
+        for slab in source_slabs(rows, grid, stride, axis):
+            results.paint(slab, self.task)
+        label_dice = compared.expected_dice()
+        raw = sum(label_dice.values()) / len(label_dice) if label_dice else None
+        line = self.calibration if self.calibration and self.calibration.members == compared.members else None
+        return Prediction(
+            labels=volume.with_data(results.labels[None]),
+            probabilities=None if results.probabilities is None else volume.with_data(results.probabilities),
+            uncertainty=None if results.uncertainty is None else volume.with_data(results.uncertainty[None]),
+            label_dice=label_dice,
+            raw_dice=raw,
+            expected_dice=None if line is None or raw is None else line(raw),
+            mode=setting.mode,
+            windows=setting.plan.count,
+            skipped=len(empty.corners),
+            memory=setting.memory,
+        )
+
+    def estimate(self, volume: Volume, *, uncertainty: bool = False) -> MemoryEstimate:
+        """What predicting a volume takes, before any work but finding its grid.
+
+        Raises:
+            InputError: where the budget cannot be kept; it says what would fit.
+        """
+        return self._setting(self._grid(volume), apart=uncertainty, extra_outputs=int(uncertainty)).memory
+
+    def probabilities(self, volume: Volume) -> Volume:
+        """Probabilities ``(K, *spatial)`` on the volume's grid, float32.
+
+        K is the labels of the task in their order, for regions; otherwise background first, then the labels.
+        """
+        shares = self.predict(volume, probabilities=True).probabilities
+        assert shares is not None
+        return shares
+
+    @torch.no_grad()
+    def logits(self, volume: Volume) -> tuple[Tensor, NetworkGrid]:
+        """Blended logits at the network's stride, float32 ``(K, *ceil(grid.shape / stride))``, and the network grid."""
+        self._refuse_kind("segmentation")
+        grid = self._grid(volume)
+        setting = self._setting(grid)
+        image, empty = self._image(volume, grid, setting)
+        return joined(setting.plan, blended_rows(setting.plan, image, setting.computing, empty)), grid
+
+    def labels_from(self, volume: Volume, coarse: Tensor, grid: NetworkGrid) -> Volume:
+        """The label map that ``logits`` of a volume mean."""
+        return volume.with_data(decode_labels(*self._to_decode(coarse, grid), self.task)[None])
+
+    def probabilities_from(self, volume: Volume, coarse: Tensor, grid: NetworkGrid) -> Volume:
+        """The probabilities that ``logits`` of a volume mean."""
+        return volume.with_data(decode_probabilities(*self._to_decode(coarse, grid), self.task))
+
+    @torch.no_grad()
+    def classify(self, volume: Volume) -> dict[str, float]:
+        """Probability of each of the task's labels for the whole image; the mean of an ensemble's."""
+        self._refuse_kind("classification")
+        grid = self._grid(volume)
+        image = torch.from_numpy(self.preprocessing.image(volume, grid)).to(self.device)
+        least = int(getattr(self.networks[0], "size_multiple", SIZE_MULTIPLE[self.task.spatial_dims]))
+        missing = [max(least - n, 0) for n in image.shape[1:]]
+        image = F.pad(image, [p for m in reversed(missing) for p in (0, m)])[None]
+        shares = []
+        for network, axes in itertools.product(self.networks, self.flips):
+            with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+                logits = network(image.flip([a + 2 for a in axes]) if axes else image)
+            shares.append(torch.softmax(logits[0].float(), dim=0))
+        return dict(zip(self.task.labels, torch.stack(shares).mean(0).tolist(), strict=True))
+
+    def _grid(self, volume: Volume) -> NetworkGrid:
+        if volume.channels != self.task.in_channels:
+            raise InputError(
+                "E-CHANNEL-COUNT",
+                f"{volume.channels} channels, and task {self.task.name!r} needs {self.task.in_channels} "
+                f"({', '.join(self.task.channels)})",
+                fix="give the channels that the model was trained with, in this order",
+            )
+        return self.preprocessing.plan(volume)
+
+    def _setting(self, grid: NetworkGrid, *, apart: bool = False, extra_outputs: int = 0) -> Setting:
+        setting = choose(
+            self.wishes,
+            grid,
+            self.networks,
+            self.task,
+            self.device,
+            flips=self.flips,
+            apart=apart,
+            autocast=None if self._cast_weights else self.autocast,
+            element_bytes=2 if self.autocast else 4,
+            extra_outputs=extra_outputs,
+        )
+        logger.debug("%s, %d windows of %s: %s", setting.mode, setting.plan.count, setting.plan.roi, setting.memory)
+        return setting
+
+    def _image(self, volume: Volume, grid: NetworkGrid, setting: Setting) -> tuple[Tensor, EmptyWindows]:
+        """The image as the networks take it, where they take it from, and which of its windows are empty."""
+        image = torch.from_numpy(self.preprocessing.image(volume, grid))
+        empty = EmptyWindows()
+        if self.skip_empty:
+            logits = np.full(self.task.out_channels, SURELY_NOT)
+            logits[0] *= 1 if self.task.regions else -1
+            times = setting.computing.members if setting.computing.apart else 1
+            background = background_of(self.preprocessing, self.task.in_channels)
+            empty = EmptyWindows.find(setting.plan, image, background, np.tile(logits, times).tolist())
+        if self._cast_weights:
+            image = image.to(self.autocast)
+        if not setting.computing.host:
+            try:
+                image = image.to(self.device)
+            except torch.OutOfMemoryError:
+                logger.warning("the image stays on the host: the device has no room for it")
+        return image, empty
+
+    def _to_decode(self, coarse: Tensor, grid: NetworkGrid) -> tuple[Tensor, NetworkGrid, int]:
+        stride = int(self.networks[0].stride)  # type: ignore[arg-type]
+        return (full_logits(coarse, grid.shape, stride), grid, 1) if self.dense else (coarse, grid, stride)
+
+    def _refuse_kind(self, wanted: str) -> None:
+        if self.task.kind != wanted:
+            raise ConfigError(f"task {self.task.name!r} is one of {self.task.kind}, and this is for {wanted}")

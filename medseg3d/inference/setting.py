@@ -1,0 +1,170 @@
+"""How one case is computed: windows or the whole volume at once, how many at a time, within which memory."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from medseg3d.checks import ConfigError
+from medseg3d.inference.computing import Computing
+from medseg3d.inference.memory import GB, MemoryEstimate, available_bytes, estimate, refuse
+from medseg3d.inference.windows import SIZE_MULTIPLE, WindowPlan
+from medseg3d.preprocessing import NetworkGrid
+from medseg3d.task import Task
+
+logger = logging.getLogger(__name__)
+MODES = ("auto", "windows", "whole")
+MOST_WORKERS = 8
+"""More windows at a time than these gain little and cost memory."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one case is computed with.
+
+    Args:
+        mode: ``windows`` or ``whole``.
+        plan: the windows; of the whole volume, one.
+        computing: what computes them.
+        memory: what that takes.
+    """
+
+    mode: str
+    plan: WindowPlan
+    computing: Computing
+    memory: MemoryEstimate
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What was asked for; None leaves a choice open.
+
+    Args:
+        mode: one of ``MODES``.
+        roi_size: window in voxels of the network grid.
+        overlap: part of a window that its neighbour covers too.
+        batch_size: windows per forward pass.
+        workers: windows computed at a time on a processor.
+        max_ram_gb, max_vram_gb: budgets, in 10^9 bytes.
+    """
+
+    mode: str
+    roi_size: tuple[int, ...]
+    overlap: float
+    batch_size: int | None = None
+    workers: int | None = None
+    max_ram_gb: float | None = None
+    max_vram_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigError(f"mode {self.mode!r} is none of {', '.join(MODES)}")
+        for name in ("batch_size", "workers"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"{name} {value} must be at least 1")
+        for name in ("max_ram_gb", "max_vram_gb"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise ConfigError(f"{name} {value} must be more than 0")
+
+
+def choose(
+    wishes: Wishes,
+    grid: NetworkGrid,
+    networks: Sequence[nn.Module],
+    task: Task,
+    device: torch.device,
+    *,
+    flips: Sequence[tuple[int, ...]] = ((),),
+    apart: bool = False,
+    autocast: torch.dtype | None = None,
+    element_bytes: int = 4,
+    extra_outputs: int = 0,
+) -> Setting:
+    """The fastest way that keeps the budgets.
+
+    Raises:
+        InputError: where no way does.
+    """
+    on_gpu = device.type == "cuda"
+    value_bytes = 1 if max([0, *task.write.values()]) <= 255 else 2
+    tried: list[MemoryEstimate] = []
+    for mode in _modes(wishes, grid, networks[0]):
+        roi = _whole(grid, networks[0]) if mode == "whole" else wishes.roi_size
+        overlap = 0.0 if mode == "whole" else wishes.overlap
+        plan = WindowPlan.of(networks[0], grid.shape, roi, overlap)
+        for at_once in _at_once(wishes, plan, on_gpu):
+            for host in (False, True) if on_gpu else (False,):
+                memory = estimate(
+                    plan,
+                    grid,
+                    networks[0],
+                    channels=task.in_channels,
+                    outputs=task.out_channels,
+                    at_once=at_once,
+                    passes=len(networks) * len(flips) if apart else 1,
+                    element_bytes=element_bytes,
+                    value_bytes=value_bytes,
+                    extra_outputs=extra_outputs,
+                    on_gpu=on_gpu,
+                    band_on_host=host,
+                )
+                tried.append(memory)
+                if not _fits(memory, wishes, binding=mode != "whole" or wishes.mode == "whole"):
+                    continue
+                computing = Computing(
+                    networks,
+                    device,
+                    flips,
+                    apart,
+                    batch_size=at_once if on_gpu else 1,
+                    workers=1 if on_gpu else at_once,
+                    autocast=autocast,
+                    host=host,
+                )
+                return Setting(mode, plan, computing, memory)
+    refuse(min(tried, key=lambda memory: memory.host + memory.device), wishes.max_ram_gb, wishes.max_vram_gb)
+    raise AssertionError
+
+
+def _fits(memory: MemoryEstimate, wishes: Wishes, *, binding: bool) -> bool:
+    """Whether the budgets hold it; where none is given, whether the system does, for what is not asked for."""
+    ram = math.inf if wishes.max_ram_gb is None else wishes.max_ram_gb * GB
+    if wishes.max_ram_gb is None and not binding:
+        free = available_bytes()
+        ram = math.inf if free is None else free + memory.process
+    vram = math.inf if wishes.max_vram_gb is None else wishes.max_vram_gb * GB
+    return memory.host <= ram and memory.device <= vram
+
+
+def _modes(wishes: Wishes, grid: NetworkGrid, network: nn.Module) -> list[str]:
+    """``auto`` takes one pass over the whole volume only where one window covers it, and the two are one computation.
+
+    On larger volumes one pass is faster, but the network attends over more keys than in training, and a trained network
+    lost 0.013 Dice by it (docs/performance.md): a choice for people, not for ``auto``.
+    """
+    if wishes.mode != "auto":
+        return [wishes.mode]
+    plan = WindowPlan.of(network, grid.shape, wishes.roi_size, wishes.overlap)
+    return ["whole", "windows"] if plan.count == 1 else ["windows"]
+
+
+def _whole(grid: NetworkGrid, network: nn.Module) -> tuple[int, ...]:
+    multiple = int(getattr(network, "size_multiple", SIZE_MULTIPLE[len(grid.shape)]))
+    return tuple(math.ceil(n / multiple) * multiple for n in grid.shape)
+
+
+def _at_once(wishes: Wishes, plan: WindowPlan, on_gpu: bool) -> Iterator[int]:
+    """How many windows to compute at a time, from the fastest to the thriftiest."""
+    most = wishes.batch_size if on_gpu else wishes.workers
+    if most is None:
+        most = 4 if on_gpu else min(torch.get_num_threads(), MOST_WORKERS)
+    most = min(most, plan.count)
+    while most > 1:
+        yield most
+        most //= 2
+    yield 1

@@ -1,0 +1,87 @@
+"""``predictions.json``: what one output folder holds, put together from the sidecars in it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from medseg3d.checks import Finding
+from medseg3d.inference.claims import Claims
+from medseg3d.inference.provenance import finding_without_paths, versions
+from medseg3d.inference.sidecar import DONE, FAILED, read_sidecar
+from medseg3d.io.atomic import atomic_write
+from medseg3d.task import Task
+
+SUMMARY_FILE = "predictions.json"
+CLASSES_FILE = "predictions.csv"
+FORMAT = "medseg3d.predictions/1"
+PENDING, REFUSED = "pending", "refused"
+
+
+def write_summary(
+    output: Path, claims: Claims, task: Task, names: Iterable[str], refused: Mapping[str, Finding], root: Path
+) -> None:
+    """Write ``predictions.json``, and for classification ``predictions.csv``.
+
+    Several processes may call this at the same time: each reads the sidecars and writes while it holds a lock, so the
+    last one has seen what all have done.
+
+    Args:
+        output: the folder.
+        claims: of the calling process in that folder.
+        task: of the model.
+        names: the cases of the data set; those without a result or a failure are pending.
+        refused: the cases of the data set that were never tried.
+        root: folder of the inputs.
+    """
+    with claims.waiting_for(SUMMARY_FILE):
+        sidecars = {s["case"]: s for path in sorted(output.glob("*.json")) if (s := read_sidecar(path))}
+        cases: dict[str, dict[str, Any]] = {name: {"status": PENDING} for name in names}
+        cases |= {name: entry for name, s in sidecars.items() if (entry := _entry(s, output, name in cases))}
+        cases |= {name: _failure(REFUSED, finding_without_paths(why, root)) for name, why in refused.items()}
+        counts = Counter(entry["status"] for entry in cases.values())
+        summary = {
+            "format": FORMAT,
+            "task": task.name,
+            "counts": {status: counts.get(status, 0) for status in (DONE, FAILED, REFUSED, PENDING)},
+            "failures": {n: e.pop("finding") for n, e in sorted(cases.items()) if "finding" in e},
+            "cases": dict(sorted(cases.items())),
+            "versions": versions(),
+        }
+        atomic_write(output / SUMMARY_FILE, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        rows = {n: s["classes"] for n, s in sorted(sidecars.items()) if isinstance(s.get("classes"), Mapping)}
+        if rows:
+            atomic_write(output / CLASSES_FILE, _as_csv(rows, list(task.labels)))
+
+
+def _entry(sidecar: Mapping[str, Any], output: Path, wanted: bool) -> dict[str, Any] | None:
+    """A case as the summary tells it; None where its files are gone, or it failed and is not among the inputs any more."""
+    if sidecar["status"] == FAILED:
+        return _failure(FAILED, sidecar["finding"]) if wanted else None
+    files = {kind: entry["file"] for kind, entry in sidecar["outputs"].items()}
+    if not all((output / file).is_file() for file in files.values()):
+        return None
+    entry: dict[str, Any] = {"status": DONE, **files}
+    if "labels" in sidecar:
+        entry["sizes"] = sidecar["labels"]
+    entry["seconds"] = round(sum(sidecar["seconds"].values()), 3)
+    return entry
+
+
+def _failure(status: str, finding: Any) -> dict[str, Any]:
+    return {"status": status, "finding": finding}
+
+
+def _as_csv(rows: Mapping[str, Mapping[str, float]], labels: list[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["case", "predicted", *labels])
+    for name, shares in rows.items():
+        values = [float(shares.get(label, float("nan"))) for label in labels]
+        writer.writerow([name, max(shares, key=shares.__getitem__), *(f"{v:.6f}" for v in values)])
+    return text.getvalue()

@@ -1,0 +1,287 @@
+"""Sliding windows on the network's own stride: logits are blended where the network makes them, in a band one window deep."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medseg3d.checks import ConfigError
+from medseg3d.inference.computing import Computing, computed
+from medseg3d.preprocessing import Preprocessing
+
+SIZE_MULTIPLE = {2: 32, 3: 16}
+"""What a window larger than the image shrinks to a multiple of, for networks without ``size_multiple``."""
+GAUSSIAN_SIGMA = 1 / 8
+"""Deviation of the window's weights as a part of its size, and their least value: those of MONAI's inferer."""
+LEAST_WEIGHT = 1e-3
+ROWS_BYTES = 2**25
+"""About how many bytes of finished logits are handed on at a time."""
+
+Corner = tuple[int, ...]
+
+
+def window_starts(size: int, roi: int, overlap: float, stride: int) -> list[int]:
+    """Where the windows along one axis begin: multiples of ``stride``.
+
+    The last window is moved back until it just covers the end, by whole strides: it may reach up to ``stride - 1`` voxels
+    beyond the image, which is padded there.
+
+    Args:
+        size: of the image, voxels.
+        roi: of the window, voxels, a multiple of ``stride``.
+        overlap: part of a window that its neighbour covers too, 0 <= overlap < 1.
+        stride: of the network.
+    """
+    if not 0 <= overlap < 1:
+        raise ConfigError(f"overlap {overlap} must be at least 0 and below 1")
+    interval = max(int(roi * (1 - overlap)) // stride, 1) * stride
+    last = max(math.ceil((size - roi) / stride), 0) * stride
+    return [*range(0, last, interval), last]
+
+
+def window_size(shape: Sequence[int], roi_size: Sequence[int], multiple: int, stride: int) -> tuple[int, ...]:
+    """The window used for an image: ``roi_size``, but no larger per axis than the image rounded up to ``multiple``."""
+    if len(roi_size) != len(shape) or min(roi_size) < 1:
+        raise ConfigError(
+            f"roi_size {tuple(roi_size)} must be {len(shape)} positive sizes, one for each axis of the image"
+        )
+    return tuple(
+        min(math.ceil(r / stride) * stride, math.ceil(n / multiple) * multiple)
+        for n, r in zip(shape, roi_size, strict=True)
+    )
+
+
+def gaussian_weights(size: Sequence[int]) -> Tensor:
+    """The weights of a window's coarse voxels: 1 at its centre, falling to at least ``LEAST_WEIGHT``; float32."""
+    weights = torch.ones((), dtype=torch.float64)
+    for n in size:
+        offset = torch.arange(n, dtype=torch.float64) - (n - 1) / 2
+        weights = weights[..., None] * torch.exp(-0.5 * (offset / (n * GAUSSIAN_SIGMA)) ** 2)
+    return weights.clamp_(min=LEAST_WEIGHT).float()
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """Which windows cover an image, and in what order.
+
+    Args:
+        shape: of the image, voxels.
+        roi: of the windows, voxels.
+        starts: of the windows along each axis.
+        stride: of the network.
+        axis: windows are visited along it, from its start to its end.
+    """
+
+    shape: tuple[int, ...]
+    roi: tuple[int, ...]
+    starts: tuple[tuple[int, ...], ...]
+    stride: int
+    axis: int = 0
+
+    @classmethod
+    def of(
+        cls, network: nn.Module, shape: Sequence[int], roi_size: Sequence[int], overlap: float, axis: int | None = None
+    ) -> WindowPlan:
+        """The plan for a network; ``axis`` None takes the longest, along which the band is smallest."""
+        stride = int(network.stride)  # type: ignore[arg-type]
+        multiple = int(getattr(network, "size_multiple", SIZE_MULTIPLE[len(shape)]))
+        roi = window_size(shape, roi_size, multiple, stride)
+        starts = tuple(tuple(window_starts(n, r, overlap, stride)) for n, r in zip(shape, roi, strict=True))
+        return cls(tuple(shape), roi, starts, stride, int(torch.tensor(shape).argmax()) if axis is None else axis)
+
+    @property
+    def coarse_shape(self) -> tuple[int, ...]:
+        """Size of the image in logits."""
+        return tuple(math.ceil(n / self.stride) for n in self.shape)
+
+    @property
+    def count(self) -> int:
+        """Number of windows."""
+        return math.prod(map(len, self.starts))
+
+    @property
+    def across(self) -> tuple[int, ...]:
+        """Size, in logits, of what the windows cover on the other axes; they may reach beyond the image."""
+        return tuple(
+            (s[-1] + r) // self.stride
+            for a, (s, r) in enumerate(zip(self.starts, self.roi, strict=True))
+            if a != self.axis
+        )
+
+    @property
+    def depth(self) -> int:
+        """Size of the band along ``axis``, in logits."""
+        return self.roi[self.axis] // self.stride
+
+    def corners(self, start: int) -> list[Corner]:
+        """The windows that begin at ``start`` along ``axis``."""
+        starts: list[tuple[int, ...]] = list(self.starts)
+        starts[self.axis] = (start,)
+        return list(itertools.product(*starts))
+
+
+@dataclass(frozen=True)
+class EmptyWindows:
+    """Windows that hold nothing and are not computed.
+
+    Args:
+        corners: of these windows.
+        logits: what is written where no window was computed.
+    """
+
+    corners: frozenset[Corner] = frozenset()
+    logits: tuple[float, ...] = ()
+
+    @classmethod
+    def find(
+        cls, plan: WindowPlan, image: Tensor, background: Sequence[float], logits: Sequence[float]
+    ) -> EmptyWindows:
+        """A window is empty where every voxel of every channel is its background value, or lies beyond the image.
+
+        Args:
+            plan: the windows.
+            image: ``(C, *plan.shape)`` float32, before it is cast to anything coarser.
+            background: what air (or the surroundings of a stripped head) is after preprocessing, for each channel.
+            logits: of nothing.
+        """
+        value = torch.tensor(background, device=image.device).view(-1, *[1] * len(plan.shape))
+        sparse = (slice(None), *[slice(None, None, 8)] * len(plan.shape))
+
+        def empty(corner: Corner) -> bool:
+            window = image[(slice(None), *(slice(c, c + r) for c, r in zip(corner, plan.roi, strict=True)))]
+            # Most windows hold something almost everywhere: a few of their voxels say so.
+            return not bool((window[sparse] != value).any()) and not bool((window != value).any())
+
+        found = (c for start in plan.starts[plan.axis] for c in plan.corners(start) if empty(c))
+        return cls(frozenset(found), tuple(logits))
+
+
+def blended_rows(
+    plan: WindowPlan, image: Tensor, computing: Computing, empty: EmptyWindows | None = None
+) -> Iterator[Tensor]:
+    """Logits of an image, from overlapping windows weighted by a Gaussian; rows along ``plan.axis`` as they are finished.
+
+    Windows whose corners are multiples of the stride meet voxel on voxel at the stride, so they are accumulated there: for
+    stride 4 in 1/64 of the memory, with one upsampling of the sum instead of one for each window. Only a band as deep as
+    a window is held, since no later window reaches what lies behind it.
+
+    Args:
+        plan: the windows.
+        image: ``(C, *plan.shape)``.
+        computing: what computes them.
+        empty: windows to leave out.
+
+    Shape: yields float32 ``(K, n, *others)``: ``plan.axis`` first, then the other axes in their order.
+    """
+    empty = empty or EmptyWindows()
+    nothing = empty.logits
+    along, stride = plan.starts[plan.axis], plan.stride
+    device = computing.device
+    weights = gaussian_weights([r // stride for r in plan.roi]).movedim(plan.axis, 0).to(device)
+    total = torch.zeros((plan.depth, *plan.across), device=device)
+    inside = tuple(slice(n) for a, n in enumerate(plan.coarse_shape) if a != plan.axis)
+    band: Tensor | None = None
+    wanted = (c for start in along for c in plan.corners(start) if c not in empty.corners)
+    results = computed(computing, ((c, _window(image, c, plan.roi)) for c in wanted))
+    result = next(results, None)
+    end = plan.coarse_shape[plan.axis]
+    for start, following in itertools.pairwise([*along, end * stride]):
+        while result is not None and result[0][plan.axis] == start:
+            corner, logits = result
+            if band is None:
+                band = computing.zeros((len(logits), *total.shape))
+                weights, total = weights.to(band.device), total.to(band.device)
+            place = tuple(
+                slice(c // stride, (c + r) // stride)
+                for a, (c, r) in enumerate(zip(corner, plan.roi, strict=True))
+                if a != plan.axis
+            )
+            window = logits.to(band.device).movedim(plan.axis + 1, 1)
+            band[(slice(None), slice(None), *place)].addcmul_(window, weights)
+            total[(slice(None), *place)].add_(weights)
+            result = next(results, None)
+        done = (following - start) // stride
+        for first in range(0, done, at_once := rows_at_once(plan, len(nothing) if band is None else len(band))):
+            yield _finished(band, total, slice(first, min(first + at_once, done)), inside, nothing)
+        for sums in [total] if band is None else [total, *band]:
+            kept = sums[done:].clone()
+            sums[: len(kept)] = kept
+            sums[len(kept) :] = 0
+
+
+def rows_at_once(plan: WindowPlan, outputs: int) -> int:
+    """How many finished rows are handed on at a time."""
+    return max(1, ROWS_BYTES // (4 * max(outputs, 1) * math.prod(plan.across)))
+
+
+def _finished(
+    band: Tensor | None, total: Tensor, rows: slice, inside: tuple[slice, ...], nothing: Sequence[float]
+) -> Tensor:
+    """Rows of a band, divided by their weights."""
+    part = total[(rows, *inside)]
+    if band is None:
+        values = torch.tensor(nothing, device=total.device)
+        return values.view(-1, *[1] * part.ndim).expand(-1, *part.shape).clone()
+    covered = part > 0
+    out = band[(slice(None), rows, *inside)] / part
+    if not covered.all():
+        out.movedim(0, -1)[~covered] = torch.tensor(nothing, device=out.device, dtype=out.dtype)
+    return out
+
+
+@torch.no_grad()
+def sliding_logits(
+    network: nn.Module,
+    image: Tensor,
+    *,
+    roi_size: Sequence[int],
+    overlap: float = 0.5,
+    batch_size: int = 1,
+    autocast: torch.dtype | None = None,
+) -> Tensor:
+    """Logits of a whole image at the network's stride; see ``blended_rows``.
+
+    Args:
+        network: in eval mode, with ``stride`` and ``forward_coarse``.
+        image: ``(C, *s)`` on the network's device.
+        roi_size: window in voxels, one size per axis.
+        overlap: part of a window that its neighbour covers too.
+        batch_size: windows per forward pass.
+        autocast: type to compute in (``torch.bfloat16``), or None for the network's own.
+
+    Shape: float32 ``(K, *ceil(s / stride))``.
+
+    Raises:
+        ConfigError: for a window or overlap that cannot be.
+    """
+    plan = WindowPlan.of(network, image.shape[1:], roi_size, overlap)
+    return joined(plan, blended_rows(plan, image, Computing.of(network, image.device, batch_size, autocast)))
+
+
+def joined(plan: WindowPlan, rows: Iterator[Tensor]) -> Tensor:
+    """All rows of ``blended_rows`` as one map ``(K, *coarse_shape)``."""
+    return torch.cat(list(rows), dim=1).movedim(1, plan.axis + 1)
+
+
+def background_of(preprocessing: Preprocessing, channels: int) -> list[float]:
+    """What becomes of air, or of the zeros around a stripped head, in each channel: the least value, or 0."""
+    if preprocessing.intensity != "ct" or preprocessing.statistics is None:
+        return [0.0] * channels
+    # As for a voxel, step by step, so that rounding is the same.
+    return [
+        float(torch.tensor(values["low"]).sub_(values["mean"]).div_(values["std"] or 1.0))
+        for values in preprocessing.statistics
+    ]
+
+
+def _window(image: Tensor, corner: Sequence[int], roi: Sequence[int]) -> Tensor:
+    """One window, with zeros where it reaches beyond the image."""
+    window = image[(slice(None), *(slice(c, c + r) for c, r in zip(corner, roi, strict=True)))]
+    missing = [r - n for r, n in zip(roi, window.shape[1:], strict=True)]
+    return F.pad(window, [p for m in reversed(missing) for p in (0, m)]) if any(missing) else window

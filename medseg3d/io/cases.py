@@ -1,0 +1,270 @@
+"""From a folder of scans to cases that can be read: layouts are recognised, names matched, doubts refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medseg3d.checks import ConfigError, Finding, InputError, some_names
+from medseg3d.io.channels import resolve
+from medseg3d.io.dataset import Case, ChannelFile, DataSet
+from medseg3d.io.images import PICTURE_SUFFIXES, SUFFIXES, image_suffix, read_volume
+from medseg3d.io.layouts import (
+    IMAGE_FOLDERS,
+    LABEL_FOLDERS,
+    add_labels,
+    case_folders,
+    class_folders,
+    flat,
+    image_files,
+    listed,
+    nested,
+    subfolder,
+)
+from medseg3d.io.matching import Names, brats_labels, match_labels, read_names
+from medseg3d.io.parts import Parts
+from medseg3d.io.split import split_cases, subject_of
+from medseg3d.io.table import read_table
+from medseg3d.io.values import NonFinite
+from medseg3d.task import Task
+from medseg3d.volume import Grid, Volume
+
+__all__ = ["Case", "ChannelFile", "DataSet", "find_cases", "read_image", "read_label", "split_cases", "subject_of"]
+
+UNMAPPED = np.iinfo(np.int32).max
+
+
+def find_cases(root: str | Path, task: Task, *, labels: bool, csv: str | Path | None = None) -> DataSet:
+    """Find the cases of a data set and match its names to the task's.
+
+    Known are MSD and nnU-Net (``dataset.json``), BraTS of every year and other data with a folder per case, two folders
+    ``images/`` and ``labels/``, a CSV, one folder per class for classification, and without labels any folder of images
+    or one image. Where a ``dataset.json`` lies in the folder (or above it), its names of channels and labels count in
+    every layout; without one, label values are the task's own.
+
+    As in nnU-Net, an image of ``training`` or ``imagesTr`` without a label is an error. In the other layouts it is left
+    out with a note, as long as others have theirs. Labels without an image are left out with a note.
+
+    Args:
+        root: the folder, or a CSV, or (without ``labels``) one image.
+        task: what channels and labels are called.
+        labels: whether labels (or classes) are needed: for training and evaluation, not for prediction.
+        csv: a table of the cases; its paths are relative to it.
+
+    Raises:
+        ConfigError: where there is nothing to be found; the message says what was looked for.
+        InputError: where names are missing, unknown or ambiguous, or files are missing.
+    """
+    root = Path(root)
+    if csv is not None or root.suffix.lower() == ".csv":
+        file = root if csv is None else Path(csv)
+        parts, left_out = read_table(file, task, labels)
+        notes = [f"column {c!r} is not used" for c in left_out]
+        return _data_set(file, "CSV", parts, task, _names_near(file.parent), labels=labels, notes=notes)
+    if root.is_file() and not labels:
+        return _data_set(root, "one image", flat([root], task, None), task, _names_near(root.parent), labels=False)
+    if not root.is_dir():
+        raise ConfigError(f"{root} is no folder; give a folder of scans" + ("" if labels else ", or one image"))
+    if task.kind == "classification" and labels:
+        return _data_set(root, "a folder per class", class_folders(root, task, True), task, None, labels=True)
+    names = _names_near(root)
+    if labels:
+        return _labelled(root, task, names)
+    return _unlabelled(root, task, names)
+
+
+def _names_near(folder: Path) -> Names | None:
+    """The ``dataset.json`` of a folder, or of the data set whose ``imagesTr`` or similar it is."""
+    inside = folder.name.lower() in (*IMAGE_FOLDERS, "imagests")
+    for place in (folder, folder.parent) if inside else (folder,):
+        if (place / "dataset.json").is_file():
+            return read_names(place / "dataset.json")
+    return None
+
+
+def _labelled(root: Path, task: Task, names: Names | None) -> DataSet:
+    if names is not None and names.training is not None and names.file.parent == root:
+        return _data_set(root, "MSD dataset.json", listed(names, task, True), task, names, labels=True, strict=True)
+    images, label_folder = subfolder(root, IMAGE_FOLDERS), subfolder(root, LABEL_FOLDERS)
+    if images is not None and label_folder is not None:
+        parts = flat(image_files(images), task, names)
+        stray = add_labels(parts, label_folder)
+        notes = [f"labels without an image are left out: {some_names(stray)}"] if stray else []
+        official = images.name == "imagesTr"
+        layout = "nnU-Net imagesTr and labelsTr" if official else f"folders {images.name} and {label_folder.name}"
+        return _data_set(root, layout, parts, task, names, labels=True, notes=notes, strict=official)
+    if images is not None:
+        wanted = ", ".join(f"{n}/" for n in LABEL_FOLDERS)
+        raise ConfigError(f"{root}: {images.name}/ is there, but no folder of labels; looked for {wanted}")
+    if folders := case_folders(root):
+        parts, tails = nested(folders, task)
+        return _data_set(root, "a folder per case", parts, task, names, labels=True, tails=tails)
+    if files := image_files(root):
+        return _data_set(root, "one folder", flat(files, task, names), task, names, labels=True)
+    raise _nothing(root, labels=True)
+
+
+def _unlabelled(root: Path, task: Task, names: Names | None) -> DataSet:
+    for folder in (subfolder(root, ("imagests",)), subfolder(root, IMAGE_FOLDERS)):
+        if folder is not None and (files := image_files(folder)):
+            notes = [f"the images in {folder.name}/ are taken"]
+            return _data_set(root, folder.name, flat(files, task, names), task, names, labels=False, notes=notes)
+    if files := image_files(root):
+        return _data_set(root, "one folder", flat(files, task, names), task, names, labels=False)
+    if task.kind == "classification" and (parts := class_folders(root, task, False)):
+        return _data_set(root, "folders of images", parts, task, names, labels=False)
+    if folders := case_folders(root):
+        parts, _ = nested(folders, task)
+        return _data_set(root, "a folder per case", parts, task, names, labels=False)
+    raise _nothing(root, labels=False)
+
+
+def _nothing(root: Path, *, labels: bool) -> ConfigError:
+    looked = "a dataset.json (MSD, nnU-Net), images/ and labels/, a folder per case (BraTS)" if labels else "images"
+    return ConfigError(f"no cases in {root}; looked for {looked}, files ending in {', '.join(SUFFIXES)}, or give a CSV")
+
+
+def _data_set(
+    root: Path,
+    layout: str,
+    cases: Mapping[str, Parts],
+    task: Task,
+    names: Names | None,
+    *,
+    labels: bool,
+    notes: Sequence[str] = (),
+    strict: bool = False,
+    tails: Iterable[str] = (),
+) -> DataSet:
+    notes = list(notes)
+    found: list[Case] = []
+    called: dict[str, list[str]] = {c: [] for c in task.channels}
+    refused: dict[str, Finding] = {}
+    first: InputError | None = None
+    orphans = [n for n, parts in cases.items() if not parts.channels and not parts.whole]
+    if orphans:
+        notes.append(f"labels without an image are left out: {some_names(sorted(orphans))}")
+        cases = {n: parts for n, parts in cases.items() if n not in orphans}
+    unlabelled = [n for n in sorted(cases) if labels and task.kind == "segmentation" and cases[n].label is None]
+    if unlabelled and (strict or len(unlabelled) == len(cases)):
+        message = f"no label for {len(unlabelled)} of {len(cases)} images: {some_names(unlabelled)}"
+        raise InputError("E-LABEL-MISSING", message, file=root, fix="add the labels, or take these images out")
+    if unlabelled:
+        notes.append(f"{len(unlabelled)} images without a label are left out: {some_names(unlabelled)}")
+    for name in sorted(set(cases) - set(unlabelled)):
+        try:
+            case, words = resolve(cases[name], task, names)
+        except InputError as error:
+            if labels:
+                raise
+            first = first or error
+            refused[name] = error.finding
+            continue
+        found.append(case)
+        for channel, word in words.items():
+            if word not in called[channel]:
+                called[channel].append(word)
+    if first is not None and not found:
+        raise first
+    if not found:
+        raise _nothing(root, labels=labels)
+    values, value_names = _label_mapping(root, task, names, set(tails)) if labels else ({}, {})
+    if labels and not value_names and task.kind == "segmentation":
+        notes.append("nothing names the label values; they are taken as the task's own")
+    channel_names = {channel: " or ".join(words) for channel, words in called.items()}
+    return DataSet(root, layout, tuple(found), channel_names, values, tuple(notes), refused, value_names)
+
+
+def _label_mapping(
+    root: Path, task: Task, names: Names | None, tails: set[str]
+) -> tuple[dict[int, int], dict[int, str]]:
+    """Label value in the files to value of the task, and what the values are called there; by name where names are given."""
+    if task.kind == "classification":
+        return {}, {}
+    if names is not None and names.labels:
+        called = {v: n for n, ids in names.labels.items() for v in ids if v != 0 and len(ids) == 1}
+        regions = {v: n for n, ids in names.labels.items() for v in ids if v != 0}
+        return match_labels(names.labels, task, names.file), regions | called
+    return brats_labels(tails, task, root) or ({v: v for v in task.values}, {})
+
+
+def read_image(case: Case, task: Task, *, nonfinite: NonFinite = "error") -> Volume:
+    """The channels of a case in the task's order. A grey picture counts as one whose colours are equal.
+
+    Args:
+        case: from ``find_cases``.
+        task: says how many channels and axes there are.
+        nonfinite: what NaN and infinity are: ``"error"`` or ``"zero"``.
+
+    Shape:
+        float32 ``(C, *spatial)``, on the grid and with the header fields of the first channel's file.
+
+    Raises:
+        InputError: where a file is damaged, has other axes or channels, or lies on another grid than the first.
+    """
+    if len(case.images) != task.in_channels:
+        message = f"case {case.name!r} has {len(case.images)} channels, task {task.name!r} needs {task.in_channels}"
+        raise InputError("E-CHANNEL-COUNT", message, fix="find the cases with this task")
+    volumes = {path: read_volume(path, nonfinite=nonfinite) for path in dict.fromkeys(f.path for f in case.images)}
+    first = volumes[case.images[0].path]
+    for path, volume in volumes.items():
+        if len(volume.shape) != task.spatial_dims:
+            message = f"{len(volume.shape)} axes of size {volume.shape}, task {task.name!r} has {task.spatial_dims}"
+            raise InputError("E-DIMENSIONS", message, file=path, fix="use a task of that many axes")
+        if difference := first.grid.differs_from(volume.grid):
+            message = f"not on the grid of {case.images[0].path.name}: {difference}"
+            raise InputError("E-GRID", message, file=path, fix="register and resample the channels to one grid")
+    data = np.empty((task.in_channels, *first.shape), np.float32)
+    for channel, file in enumerate(case.images):
+        volume, index = volumes[file.path], file.index
+        if volume.channels == 1 and image_suffix(file.path) in PICTURE_SUFFIXES:
+            index = 0  # grey: red, green and blue are equal
+        if index is None and volume.channels != 1:
+            message = f"{volume.channels} channels where one is expected"
+            raise InputError("E-CHANNEL-COUNT", message, file=file.path, fix="extract the one that is meant")
+        if index is not None and index >= volume.channels:
+            message = f"channel {index} is needed, but there are {volume.channels}"
+            raise InputError("E-CHANNEL-COUNT", message, file=file.path, fix="check the names in dataset.json")
+        data[channel] = volume.data[index or 0]
+    return first.with_data(data)
+
+
+def read_label(case: Case, dataset: DataSet, task: Task, grid: Grid | None) -> Volume:
+    """The label map of a case in the task's values.
+
+    Args:
+        case: from ``find_cases`` with labels.
+        dataset: where the case comes from; says what its values mean.
+        task: says which values there are.
+        grid: that of the image, which the label must lie on; None does not compare.
+
+    Shape:
+        ``(1, *spatial)`` of uint8, or uint16 where the task has values above 255.
+
+    Raises:
+        InputError: where the file is damaged, lies on another grid, or holds values that ``dataset`` does not map.
+    """
+    if case.label is None:
+        raise InputError("E-LABEL-MISSING", f"case {case.name!r} has no label", fix="find the cases with labels=True")
+    volume = read_volume(case.label, labels=True)
+    if volume.channels != 1:
+        message = f"{volume.channels} channels; a label map has one"
+        raise InputError("E-CHANNEL-COUNT", message, file=case.label, fix="merge them into one label map")
+    if grid is not None and (difference := grid.differs_from(volume.grid)):
+        message = f"the label lies on another grid than its image: {difference}"
+        raise InputError("E-GRID", message, file=case.label, fix="resample the label to the image (nearest neighbour)")
+    data, known = volume.data, {0: 0, **dataset.label_values}
+    low, high = int(data.min()), int(data.max())
+    table = np.full(max(known) + 1, UNMAPPED, np.int32)
+    table[list(known)] = list(known.values())
+    mapped = table[data] if low >= 0 and high <= max(known) else None
+    if mapped is None or (mapped == UNMAPPED).any():
+        values, counts = np.unique(data, return_counts=True)
+        wrong = [f"{v} ({n} voxels)" for v, n in zip(values, counts, strict=True) if int(v) not in known]
+        message = f"label values {', '.join(wrong[:5])} are outside task {task.name!r}; known are {sorted(known)}"
+        raise InputError(
+            "E-LABEL-VALUE", message, file=case.label, fix="correct the label, or name the value in dataset.json"
+        )
+    return volume.with_data(mapped.astype(np.uint8 if max(task.values, default=0) <= 255 else np.uint16))

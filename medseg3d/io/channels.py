@@ -1,0 +1,89 @@
+"""From the files of a case to one entry per channel of the task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medseg3d.checks import InputError
+from medseg3d.io.dataset import Case, ChannelFile
+from medseg3d.io.images import NIFTI_SUFFIXES, PICTURE_SUFFIXES, RGB, image_stem, image_suffix
+from medseg3d.io.matching import Names, channel_missing, match_channels
+from medseg3d.io.nifti import nifti_channels
+from medseg3d.io.parts import NUMBERED, Parts, split_tail
+from medseg3d.task import Task
+
+
+def is_rgb(task: Task) -> bool:
+    return len({task.channel_named(c) for c in RGB} - {None}) == len(RGB) == task.in_channels
+
+
+def numbered_channels(names: Names | None, task: Task, where: Path) -> list[str]:
+    """The task's channel for each number; ``""`` for one that the task does not use."""
+    if names is None or not names.channels:
+        if task.in_channels == 1:
+            return list(task.channels)
+        message = f"channels are numbered, but no dataset.json names them; task {task.name!r} needs {', '.join(task.channels)}"
+        fix = 'write a dataset.json with "channel_names": {"0": ...} beside the images'
+        raise InputError("E-CHANNEL-MISSING", message, file=where, fix=fix)
+    order = [""] * len(names.channels)
+    for channel, index in match_channels(names.channels, task, names.file).items():
+        order[index] = channel
+    return order
+
+
+def resolve(parts: Parts, task: Task, names: Names | None) -> tuple[Case, dict[str, str]]:
+    """A case in the task's channel order, and what each channel is called.
+
+    Raises:
+        InputError: where a channel is missing, or a file of several channels does not say what they are.
+    """
+    where = parts.where or Path(parts.name)
+    if parts.channels:
+        if missing := [c for c in task.channels if c not in parts.channels]:
+            there = [p.name for p in (*parts.channels.values(), *parts.whole)]
+            raise channel_missing(missing, there, task, where.parent if where.is_file() else where)
+        images = tuple(ChannelFile(parts.channels[c]) for c in task.channels)
+        called = {c: _called(parts.channels[c], names, task, c) for c in task.channels}
+    elif len(parts.whole) == 1:
+        images, called = _channels_of_file(parts.whole[0], task, names)
+    else:
+        raise channel_missing(list(task.channels), [p.name for p in parts.whole], task, where)
+    return Case(parts.name, images, parts.label, parts.class_index), called
+
+
+def _called(path: Path, names: Names | None, task: Task, channel: str) -> str:
+    stem = image_stem(path)
+    number = NUMBERED.fullmatch(stem)
+    if number and names and int(number[2]) < len(names.channels):
+        return f"{names.channels[int(number[2])]} (_{number[2]})"
+    cut = split_tail(stem, lambda tail: task.channel_named(tail) == channel)
+    return cut[1] if cut else ("_0000" if number else "the image")
+
+
+def _channels_of_file(path: Path, task: Task, names: Names | None) -> tuple[tuple[ChannelFile, ...], dict[str, str]]:
+    if image_suffix(path) in PICTURE_SUFFIXES and is_rgb(task):
+        order = {str(task.channel_named(c)): i for i, c in enumerate(RGB)}
+        return tuple(ChannelFile(path, order[c]) for c in task.channels), {c: RGB[order[c]] for c in task.channels}
+    there = nifti_channels(path) if image_suffix(path) in NIFTI_SUFFIXES else None
+    if names is not None and names.channels:
+        found = match_channels(names.channels, task, names.file)
+        if there is not None and there != len(names.channels):
+            message = (
+                f"{there} channels, but {names.file.name} names {len(names.channels)}: {', '.join(names.channels)}"
+            )
+            raise InputError("E-CHANNEL-COUNT", message, file=path, fix="correct the names or the file")
+        indices = {c: None if len(names.channels) == 1 else i for c, i in found.items()}
+        images = tuple(ChannelFile(path, indices[c]) for c in task.channels)
+        place = "" if len(names.channels) == 1 else " (channel {} of the file)"
+        return images, {c: names.channels[i] + place.format(i) for c, i in found.items()}
+    if task.in_channels > 1:
+        what = "one file" if there is None else f"one file of {there} channel{'s' if there > 1 else ''}"
+        message = f"{what}, but task {task.name!r} needs {', '.join(task.channels)} and nothing names them"
+        fix = 'write a dataset.json with "channel_names": {"0": ...} beside it, or one file per channel with its name at the end'
+        raise InputError("E-CHANNEL-MISSING", message, file=path, fix=fix)
+    if there is not None and there > 1:
+        message = f"{there} channels or time points where task {task.name!r} has one"
+        raise InputError(
+            "E-CHANNEL-COUNT", message, file=path, fix="extract the one that is meant, or name them in a dataset.json"
+        )
+    return (ChannelFile(path),), {next(iter(task.channels)): "the image"}

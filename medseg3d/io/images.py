@@ -1,0 +1,242 @@
+"""One way to read and write an image, whatever its format: NIfTI, NRRD, MetaImage, PNG, JPEG, TIFF.
+
+SimpleITK thinks in LPS and Pillow in rows and columns; the volumes that leave this module are RAS+ and (C, *spatial).
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import NDArray
+
+from medseg3d.checks import InputError
+from medseg3d.io.atomic import atomic_fill, atomic_write
+from medseg3d.io.nifti import read_nifti, write_nifti
+from medseg3d.io.values import NonFinite, image_values, label_values
+from medseg3d.volume import SHEAR_TOLERANCE, Volume
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+ITK_SUFFIXES = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES, *PICTURE_SUFFIXES)
+COPY_AGAIN = "copy it again, with the data file that belongs to it"
+RGB = ("red", "green", "blue")
+"""What the three channels of a picture are called."""
+
+
+def image_suffix(path: str | Path) -> str | None:
+    """The suffix in ``SUFFIXES`` that a file name ends in, or None."""
+    name = Path(path).name.lower()
+    return next((s for s in SUFFIXES if name.endswith(s) and len(name) > len(s)), None)
+
+
+def image_stem(path: str | Path) -> str:
+    """A file's name without its suffix; ``.nii.gz`` is one."""
+    name = Path(path).name
+    return name[: len(name) - len(image_suffix(name) or "")]
+
+
+def read_volume(path: str | Path, *, labels: bool = False, nonfinite: NonFinite = "error") -> Volume:
+    """Read an image or a label map; the suffix decides the format.
+
+    Args:
+        path: ``.nii``, ``.nii.gz``, ``.nrrd``, ``.nhdr``, ``.mha``, ``.mhd``, ``.png``, ``.jpg``, ``.tif``.
+        labels: the values are labels: integers, exactly, never through float32.
+        nonfinite: what NaN and infinity in an image are: ``"error"`` or ``"zero"``.
+
+    Returns:
+        Data ``(C, *spatial)`` with the stored type, and the affine to RAS+ mm. A picture is ``(C, rows, columns)``
+        with one mm per pixel.
+
+    Raises:
+        InputError: with the code of what is wrong.
+    """
+    path = Path(path)
+    suffix = image_suffix(path)
+    if suffix is None:
+        known = ", ".join(SUFFIXES)
+        raise InputError(
+            "E-FORMAT", f"the suffix {path.suffix!r} is no known image format", file=path, fix=f"known are {known}"
+        )
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError("E-NOT-READABLE", f"the file {what}", file=path, fix="check the path")
+    if suffix in NIFTI_SUFFIXES:
+        return read_nifti(path, labels=labels, nonfinite=nonfinite)
+    if suffix in PICTURE_SUFFIXES:
+        return _read_picture(path, labels, nonfinite)
+    data, affine = _read_itk(path, ITK_SUFFIXES[suffix])
+    return Volume(label_values(data, path) if labels else image_values(data, path, nonfinite), affine)
+
+
+def write_volume(volume: Volume, path: str | Path) -> None:
+    """Write an image or a label map atomically, in its own type and with geometry alone: no text from elsewhere.
+
+    Args:
+        volume: 3D for any of ``.nii.gz``, ``.nii``, ``.nrrd``, ``.mha``; 2D also for ``.png`` and ``.tif``, there
+            of type uint8 or uint16 with one channel, or uint8 with three.
+        path: where to write; the suffix decides the format.
+
+    Raises:
+        InputError: where the format cannot hold the volume, or the file cannot be written.
+    """
+    suffix = image_suffix(path)
+    if suffix in NIFTI_SUFFIXES:
+        write_nifti(volume, path)
+    elif suffix in (".nrrd", ".mha"):
+        _write_itk(volume, Path(path), ITK_SUFFIXES[suffix])
+    elif suffix in (".png", ".tif", ".tiff"):
+        _write_picture(volume, Path(path))
+    else:
+        rule = "written are .nii.gz, .nii, .nrrd, .mha, and .png and .tif for 2D"
+        raise InputError("E-FORMAT", f"nothing is written as {Path(path).suffix!r}", file=path, fix=rule)
+
+
+def _read_itk(path: Path, image_io: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    import SimpleITK as sitk
+
+    try:
+        image = sitk.ReadImage(str(path), imageIO=image_io)
+    except RuntimeError as error:
+        reason = [line for line in str(error).splitlines() if line.startswith("[nrrd]")][-1:]
+        what = "cut short, damaged or not of this format" + "".join(f" ({r[7:]})" for r in reason)
+        raise InputError("E-CORRUPT", what, file=path, fix=COPY_AGAIN) from None
+    if image_io == "MetaImageIO":
+        known = _check_metaimage(path)
+    else:
+        known = image.HasMetaDataKey("NRRD_space")
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise InputError("E-DTYPE", f"voxels are {image.GetPixelIDTypeAsString()}; real numbers are read", file=path)
+    dims = image.GetDimension()
+    data = sitk.GetArrayFromImage(image)
+    data = data.transpose(*reversed(range(data.ndim))) if data.ndim > dims else data.T[None]
+    if dims == 4:  # scalar voxels along a fourth axis, such as time
+        data, dims = np.moveaxis(data[0], -1, 0), 3
+    if dims not in (2, 3) or data.ndim != dims + 1:
+        message = f"{image.GetDimension()} axes and {image.GetNumberOfComponentsPerPixel()} values per voxel"
+        raise InputError("E-DTYPE", message, file=path, fix="split it into images of 2 or 3 axes")
+    if dims == 3 and not known:
+        message = "no patient directions in the header, so left, right, front and back are unknown"
+        raise InputError("E-NO-ORIENTATION", message, file=path, fix="export it again with its orientation")
+    n = image.GetDimension()
+    affine = np.eye(dims + 1)
+    affine[:dims, :dims] = (np.reshape(image.GetDirection(), (n, n)) * image.GetSpacing())[:dims, :dims]
+    affine[:dims, dims] = image.GetOrigin()[:dims]
+    affine[:2] *= -1  # LPS to RAS
+    norms = np.linalg.norm(affine[:dims, :dims], axis=0)
+    if not np.isfinite(affine).all() or norms.min() == 0 or abs(np.linalg.det(affine[:dims, :dims] / norms)) < 1e-3:
+        raise InputError("E-AFFINE", "the directions are singular or not finite", file=path, fix="correct the header")
+    volume = Volume(data, affine)
+    if volume.grid.shear > SHEAR_TOLERANCE:
+        message = f"the axes are sheared (cosine {volume.grid.shear:.3g} between two of them)"
+        raise InputError("E-SHEAR", message, file=path, fix="resample it to an orthogonal grid")
+    return data, affine
+
+
+def _check_metaimage(path: Path) -> bool:
+    """Verify the checksum of packed voxels, which SimpleITK passes over, and say whether directions are given."""
+    raw, header = path.read_bytes(), {}
+    while raw and "ElementDataFile" not in header:
+        line, _, raw = raw.partition(b"\n")
+        key, _, value = line.decode("latin-1").partition("=")
+        header[key.strip()] = value.strip()
+    if header.get("CompressedData", "").lower() == "true":
+        data_file = header.get("ElementDataFile", "LOCAL")
+        try:
+            isal_zlib.decompress(raw if data_file == "LOCAL" else (path.parent / data_file).read_bytes())
+        except (isal_zlib.error, OSError) as error:  # type: ignore[misc]  # isal's stub says Any
+            raise InputError(
+                "E-CORRUPT", f"the packed voxels are damaged ({error})", file=path, fix=COPY_AGAIN
+            ) from None
+    return any(key in header for key in ("TransformMatrix", "Orientation", "Rotation"))
+
+
+def _write_itk(volume: Volume, path: Path, image_io: str) -> None:
+    import SimpleITK as sitk
+
+    d = len(volume.shape)
+    data = volume.data.astype(np.uint8) if volume.data.dtype == np.bool_ else volume.data
+    several = volume.channels > 1
+    image = sitk.GetImageFromArray(data.transpose(*reversed(range(d + 1))) if several else data[0].T, isVector=several)
+    affine = volume.affine.copy()
+    affine[:2] *= -1  # RAS to LPS
+    image.SetSpacing(volume.spacing_mm)
+    image.SetOrigin(affine[:d, d].tolist())
+    image.SetDirection((affine[:d, :d] / volume.spacing_mm).ravel().tolist())
+
+    def fill(temporary: Path) -> None:
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=True, imageIO=image_io)
+            sitk.ReadImage(str(temporary), imageIO=image_io)  # on a full disk the writer says nothing
+        except RuntimeError as error:
+            raise OSError(errno.ENOSPC, f"the file was not written whole: {error}") from None
+
+    atomic_fill(path, fill, needed_bytes=data.nbytes)
+
+
+def _read_picture(path: Path, labels: bool, nonfinite: NonFinite) -> Volume:
+    from PIL import Image, UnidentifiedImageError
+
+    if labels and image_suffix(path) in (".jpg", ".jpeg"):
+        fix = "store label maps as .png"
+        raise InputError("E-LABEL-LOSSY", "JPEG changes values, so it cannot hold labels", file=path, fix=fix)
+    try:
+        with Image.open(path) as picture:
+            data = _picture_values(picture, path, labels)
+    except UnidentifiedImageError:
+        raise InputError(
+            "E-CORRUPT", "not a picture of a known format", file=path, fix="check where it came from"
+        ) from None
+    except Image.DecompressionBombError as error:
+        raise InputError("E-HEADER", str(error), file=path, fix="cut it into tiles") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        message = f"cut short or damaged ({error})"
+        raise InputError("E-TRUNCATED", message, file=path, fix="copy or download it again") from None
+    data = label_values(data, path) if labels else image_values(data, path, nonfinite)
+    return Volume(data, np.eye(3))
+
+
+def _picture_values(picture: Image.Image, path: Path, labels: bool) -> NDArray[Any]:
+    """``(C, rows, columns)``: one channel of grey or of palette indices, or red, green and blue."""
+    if (pages := getattr(picture, "n_frames", 1)) > 1:
+        raise InputError("E-DTYPE", f"{pages} pages; a picture has one", file=path, fix="split it")
+    raw_mode = str([tile.args for tile in getattr(picture, "tile", [])])
+    if picture.mode in ("RGB", "RGBA", "LA") and "16" in raw_mode:
+        message = "16 bits per colour, of which Pillow keeps 8"
+        raise InputError("E-DTYPE", message, file=path, fix="store one 16-bit grey file per channel, or 8 bits")
+    if picture.mode == "P" and labels:
+        return np.asarray(picture)[None].copy()
+    if picture.mode == "1":
+        return np.asarray(picture).astype(np.uint8)[None]
+    if picture.mode in ("L", "I", "F") or picture.mode.startswith("I;16"):
+        values = np.asarray(picture)
+        return values.astype(values.dtype.newbyteorder("="))[None]
+    if picture.mode == "LA":
+        return np.asarray(picture.convert("L"))[None].copy()
+    values = np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0)
+    if not labels:
+        return np.ascontiguousarray(values)
+    if (values != values[:1]).any():
+        message = "a label map in colours; labels are the values of a grey or indexed picture"
+        raise InputError("E-DTYPE", message, file=path, fix="convert the colours to label values")
+    return values[:1].copy()
+
+
+def _write_picture(volume: Volume, path: Path) -> None:
+    from PIL import Image
+
+    data = volume.data.astype(np.uint8) if volume.data.dtype == np.bool_ else volume.data
+    grey = volume.channels == 1 and data.dtype in (np.uint8, np.uint16)
+    if data.ndim != 3 or not (grey or (volume.channels == 3 and data.dtype == np.uint8)):
+        message = f"{volume!r} does not fit into a picture: 2D, with one channel of uint8 or uint16 or three of uint8"
+        raise InputError("E-FORMAT", message, file=path, fix="write .nii.gz")
+    picture = Image.fromarray(np.ascontiguousarray(data[0] if grey else np.moveaxis(data, 0, -1)))
+    file_format = "PNG" if path.suffix.lower() == ".png" else "TIFF"
+    atomic_write(path, lambda file: picture.save(file, file_format))

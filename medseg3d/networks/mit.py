@@ -1,0 +1,197 @@
+"""The Mix Transformer: an image in, a pyramid of feature maps at 1/4, 1/8, 1/16 and 1/32 out.
+
+Source: Xie et al., SegFormer, arXiv:2105.15203, section 3.1 and table 6; in 3D Perera et al., arXiv:2404.10156.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medseg3d.networks.blocks import Block, PatchEmbedding, channels_first
+
+REDUCTIONS = {2: (8, 4, 2, 1), 3: (4, 2, 1, 1)}
+"""Per-axis reduction of the keys in each stage, by spatial dimensions."""
+SIZES: Mapping[str, Mapping[str, Any]] = {
+    "mit_b0": {"widths": (32, 64, 160, 256), "depths": (2, 2, 2, 2)},
+    "mit_b1": {"widths": (64, 128, 320, 512), "depths": (2, 2, 2, 2)},
+    "mit_b2": {"widths": (64, 128, 320, 512), "depths": (3, 4, 6, 3)},
+    "mit_b3": {"widths": (64, 128, 320, 512), "depths": (3, 4, 18, 3)},
+    "mit_b4": {"widths": (64, 128, 320, 512), "depths": (3, 8, 27, 3)},
+    "mit_b5": {"widths": (64, 128, 320, 512), "depths": (3, 6, 40, 3)},
+}
+"""Widths and depths of the paper's sizes; all have heads 1, 2, 5, 8."""
+
+
+class Stage(nn.Module):
+    """Patch embedding, transformer blocks and a closing LayerNorm. Shape: ``(B, C_in, *s)`` to ``(B, C, *s / stride)``."""
+
+    def __init__(self, embed: PatchEmbedding, blocks: Sequence[Block], width: int, eps: float) -> None:
+        super().__init__()
+        self.embed = embed
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return channels_first(self.norm(tokens))
+
+
+class MixTransformer(nn.Module):
+    """Hierarchical transformer encoder for 2D and 3D images.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: image channels.
+        widths, depths, heads: token width, number of blocks and attention heads of each stage.
+        reductions: per-axis reduction of the keys in each stage; default 8, 4, 2, 1 in 2D and 4, 2, 1, 1 in 3D.
+        mlp_ratio: hidden width of the Mix-FFN over the token width.
+        qkv_bias: biases in the query and key-value projections.
+        attention_scale: ``sqrt_head_dim`` or ``sqrt_num_heads`` (see ``EfficientAttention``).
+        ffn_norm: BatchNorm in the Mix-FFN.
+        dropout: in attention and Mix-FFN.
+        drop_path: stochastic depth of the last block; the others' grow linearly towards it.
+        norm_eps: of every LayerNorm.
+
+    Shape: ``(B, in_channels, *s)`` to ``{"P1": (B, widths[0], *s/4), ..., "P4": (B, widths[3], *s/32)}``. A size that
+    does not fit the reductions is first padded with zeros at the end of its axis to a multiple of ``size_multiple``.
+
+    Raises:
+        ValueError: for images smaller than ``least_size`` on any axis, or channels that do not fit.
+    """
+
+    kernels = (7, 3, 3, 3)
+    strides = (4, 2, 2, 2)
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        *,
+        widths: Sequence[int] = (32, 64, 160, 256),
+        depths: Sequence[int] = (2, 2, 2, 2),
+        heads: Sequence[int] = (1, 2, 5, 8),
+        reductions: Sequence[int] | None = None,
+        mlp_ratio: int = 4,
+        qkv_bias: bool = True,
+        attention_scale: str = "sqrt_head_dim",
+        ffn_norm: bool = False,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if spatial_dims not in REDUCTIONS:
+            raise ValueError(f"spatial_dims {spatial_dims} must be 2 or 3")
+        reductions = REDUCTIONS[spatial_dims] if reductions is None else reductions
+        if not len(widths) == len(depths) == len(heads) == len(reductions) == len(self.strides):
+            raise ValueError(
+                f"widths, depths, heads and reductions must have {len(self.strides)} entries, one per stage"
+            )
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.widths = tuple(widths)
+        totals = [math.prod(self.strides[: i + 1]) for i in range(len(self.strides))]
+        self.size_multiple = math.lcm(
+            *(t * r for t, r in zip(totals, reductions, strict=True) if r > 1), self.strides[0]
+        )
+        self.least_size = max(self.size_multiple // 2, 1)
+        rates = torch.linspace(0, drop_path, sum(depths)).tolist()
+        self.stages = nn.ModuleList()
+        for i, width in enumerate(widths):
+            blocks = [
+                Block(
+                    spatial_dims,
+                    width,
+                    heads[i],
+                    reductions[i],
+                    mlp_ratio=mlp_ratio,
+                    qkv_bias=qkv_bias,
+                    attention_scale=attention_scale,
+                    ffn_norm=ffn_norm,
+                    dropout=dropout,
+                    drop_path=rates.pop(0),
+                    eps=norm_eps,
+                )
+                for _ in range(depths[i])
+            ]
+            source = in_channels if i == 0 else widths[i - 1]
+            embed = PatchEmbedding(spatial_dims, source, width, self.kernels[i], self.strides[i], norm_eps)
+            self.stages.append(Stage(embed, blocks, width, norm_eps))
+        self.apply(init_weights)
+
+    def padded(self, x: Tensor) -> Tensor:
+        """The image with zeros at the end of every axis up to a multiple of ``size_multiple``."""
+        if x.ndim != self.spatial_dims + 2 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"input of shape {tuple(x.shape)} must be (B, {self.in_channels}, *spatial) with {self.spatial_dims} spatial axes"
+            )
+        size = tuple(x.shape[2:])
+        if min(size) < self.least_size:
+            least = (self.least_size,) * self.spatial_dims
+            raise ValueError(
+                f"image of size {size} is too small: every axis needs at least {self.least_size} voxels, so that more "
+                f"than half of what the network sees is image; pad it to at least {tuple(map(max, size, least))}"
+            )
+        extra = [-n % self.size_multiple for n in size]
+        if not any(extra):
+            return x
+        return F.pad(x, [n for e in reversed(extra) for n in (0, e)])
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.padded(x)
+        pyramid = {}
+        for i, stage in enumerate(self.stages, start=1):
+            x = stage(x)
+            pyramid[f"P{i}"] = x
+        return pyramid
+
+
+def init_weights(module: nn.Module) -> None:
+    """Truncated normal (0.02) for linear layers, He normal over the fan-out for convolutions."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    elif isinstance(module, (nn.Conv2d, nn.Conv3d)):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def mit_b0(spatial_dims: int, in_channels: int, **options: Any) -> MixTransformer:
+    """The smallest encoder; its widths are SegFormer3D's."""
+    return MixTransformer(spatial_dims, in_channels, **{**SIZES["mit_b0"], **options})
+
+
+def mit_b1(spatial_dims: int, in_channels: int, **options: Any) -> MixTransformer:
+    """b0 at twice the width."""
+    return MixTransformer(spatial_dims, in_channels, **{**SIZES["mit_b1"], **options})
+
+
+def mit_b2(spatial_dims: int, in_channels: int, **options: Any) -> MixTransformer:
+    """b1's widths, depths 3, 4, 6, 3."""
+    return MixTransformer(spatial_dims, in_channels, **{**SIZES["mit_b2"], **options})
+
+
+def mit_b3(spatial_dims: int, in_channels: int, **options: Any) -> MixTransformer:
+    """b1's widths, depths 3, 4, 18, 3."""
+    return MixTransformer(spatial_dims, in_channels, **{**SIZES["mit_b3"], **options})
+
+
+def mit_b4(spatial_dims: int, in_channels: int, **options: Any) -> MixTransformer:
+    """b1's widths, depths 3, 8, 27, 3."""
+    return MixTransformer(spatial_dims, in_channels, **{**SIZES["mit_b4"], **options})
+
+
+def mit_b5(spatial_dims: int, in_channels: int, **options: Any) -> MixTransformer:
+    """b1's widths, depths 3, 6, 40, 3."""
+    return MixTransformer(spatial_dims, in_channels, **{**SIZES["mit_b5"], **options})

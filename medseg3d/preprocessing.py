@@ -1,0 +1,321 @@
+"""From a volume to the network's grid: the same for training and for prediction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg3d.checks import ConfigError, InputError
+from medseg3d.interpolation import SNAP, interpolate, largest_mask, positions
+from medseg3d.task import INTENSITIES, Task
+from medseg3d.volume import AxisMap, Grid, Volume
+
+STATISTICS = ("low", "high", "mean", "std")
+VOXELS_PER_CASE = 100_000
+"""How many labelled voxels of each case enter the statistics of ``ct``."""
+FULL_SCALES = (1.0, 255.0, 65535.0)
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkGrid:
+    """The grid the network sees a volume on.
+
+    Args:
+        source: the volume's own grid.
+        axis_map: network index to source index.
+        shape: size of the network grid.
+    """
+
+    source: Grid
+    axis_map: AxisMap
+    shape: tuple[int, ...]
+
+    @property
+    def grid(self) -> Grid:
+        """The network grid in the world."""
+        return self.source.mapped(self.axis_map, self.shape)
+
+    def source_coordinates(self) -> list[NDArray[np.float64]]:
+        """For each source axis, where the network's voxels lie on it."""
+        back = self.axis_map.inverse().axes
+        return [self.axis_map.coordinates(a, self.shape[a]) for a in back]
+
+    def network_coordinates(self) -> list[NDArray[np.float64]]:
+        """For each source axis, where its voxels lie on the network axis that runs along it."""
+        inverse = self.axis_map.inverse()
+        return [inverse.coordinates(axis, n) for axis, n in enumerate(self.source.shape)]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to a volume before the network sees it. No step is random.
+
+    The axes are put into the order closest to RAS (an oblique rotation is kept), the surroundings of the non-zero part
+    are cut off where ``crop`` is set, and the rest is sampled at ``spacing_mm``, all in one linear interpolation. Nothing
+    is smoothed before, however coarse the network's spacing (as in nnU-Net): at more than twice the source's spacing fine
+    texture aliases, in training and in prediction alike, while a Gaussian would cost thin structures their contrast.
+
+    Args:
+        spatial_dims: 2 or 3.
+        spacing_mm: of the network grid per RAS axis; None keeps each volume's own.
+        intensity: one of ``medseg3d.task.INTENSITIES``. ``minmax_slices`` scales each slice of the last network axis: in
+            RAS order the inferior-superior one, which is also the last stored axis of the published recipe's files. The
+            minimum and maximum are those of the scan's whole slice, not of the cropped part; a 2D image is one slice.
+            ``range`` divides integers by their type's maximum, and floats, whose type no longer says it, by the
+            smallest of 1, 255 and 65535 that holds every value of the volume.
+        crop: cut to the bounding box of the voxels that are not zero in every channel.
+        statistics: for ``ct``, per channel ``low`` and ``high`` to clip at, then ``mean`` and ``std`` to scale by.
+
+    Raises:
+        ConfigError: unknown intensity, or ``ct`` with missing statistics.
+    """
+
+    spatial_dims: int
+    spacing_mm: tuple[float, ...] | None
+    intensity: str
+    crop: bool
+    statistics: tuple[Mapping[str, float], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.intensity not in INTENSITIES:
+            raise ConfigError(f"intensity {self.intensity!r} is none of {', '.join(INTENSITIES)}")
+        if self.intensity == "ct":
+            if not self.statistics:
+                raise ConfigError("intensity 'ct' needs statistics of the training set; ct_statistics computes them")
+            for channel in self.statistics:
+                if missing := [k for k in STATISTICS if k not in channel]:
+                    raise ConfigError(f"statistics {dict(channel)} lack {missing[0]!r}; give {', '.join(STATISTICS)}")
+
+    @classmethod
+    def from_task(cls, task: Task, statistics: Sequence[Mapping[str, float]] | None = None) -> Preprocessing:
+        """The preprocessing that a task asks for; ``statistics`` are those of ``ct_statistics``."""
+        spacing_mm = None if task.spacing_mm is None else tuple(task.spacing_mm)
+        return cls(
+            task.spatial_dims, spacing_mm, task.intensity, task.crop, None if statistics is None else tuple(statistics)
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types; ``from_dict`` reads them back."""
+        return {
+            "spatial_dims": self.spatial_dims,
+            "spacing_mm": None if self.spacing_mm is None else list(self.spacing_mm),
+            "intensity": self.intensity,
+            "crop": self.crop,
+            "statistics": None if self.statistics is None else [dict(s) for s in self.statistics],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Raises ConfigError for missing, unknown or malformed values."""
+        try:
+            spacing_mm = values["spacing_mm"]
+            statistics = values.get("statistics")
+            return cls(
+                spatial_dims=int(values["spatial_dims"]),
+                spacing_mm=None if spacing_mm is None else tuple(float(s) for s in spacing_mm),
+                intensity=str(values["intensity"]),
+                crop=bool(values["crop"]),
+                statistics=None
+                if statistics is None
+                else tuple({str(k): float(v) for k, v in channel.items()} for channel in statistics),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"preprocessing {dict(values)} has the wrong form ({error!r})") from None
+
+    def plan(self, image: Volume) -> NetworkGrid:
+        """The network grid of an image.
+
+        Its first voxel centre is that of the (cropped) source's corner, its spacing exactly ``spacing_mm``, and it
+        reaches the last source voxel or up to one network voxel further.
+        """
+        source = image.grid
+        if source.spatial_dims != self.spatial_dims:
+            raise InputError(
+                "E-DIMENSIONS",
+                f"an image of {source.spatial_dims} axes, and the task works on {self.spatial_dims}",
+                fix=f"give images of {self.spatial_dims} axes, or another task",
+            )
+        canonical = source.to_canonical()
+        box = _content(image.data) if self.crop else [(0, n - 1) for n in source.shape]
+        start, step, shape = [], [], []
+        for a, axis in enumerate(canonical.axes):
+            low, high = box[axis]
+            ratio = 1.0 if self.spacing_mm is None else self.spacing_mm[a] / source.spacing_mm[axis]
+            start.append(float(low if canonical.step[a] > 0 else high))
+            step.append(canonical.step[a] * ratio)
+            shape.append(int(np.ceil((high - low) / ratio - SNAP)) + 1)
+        return NetworkGrid(source, AxisMap(canonical.axes, tuple(start), tuple(step)), tuple(shape))
+
+    def image(self, volume: Volume, grid: NetworkGrid) -> NDArray[np.float32]:
+        """Sample and normalise an image.
+
+        Args:
+            volume: ``(C, *spatial)`` on ``grid.source``.
+            grid: from ``plan``.
+
+        Shape: float32 ``(C, *grid.shape)``.
+
+        Raises:
+            InputError: ``E-NONFINITE`` where voxels are NaN or infinite.
+        """
+        coordinates = grid.source_coordinates()
+        # A slice's range is that of the whole slice; everything else needs no more than what is sampled.
+        box: list[slice] = [slice(None)] * self.spatial_dims
+        if self.intensity != "minmax_slices":
+            box = [slice(max(math.floor(c.min()), 0), math.floor(c.max()) + 2) for c in coordinates]
+            coordinates = [c - s.start for c, s in zip(coordinates, box, strict=True)]
+        # Axes that run backwards are turned by the copy below, which costs nothing there.
+        turn = tuple(slice(None, None, -1 if c[0] > c[-1] else 1) for c in coordinates)
+        sizes = volume.data[0][tuple(box)].shape
+        coordinates = [n - 1 - c if s.step < 0 else c for c, s, n in zip(coordinates, turn, sizes, strict=True)]
+        out = torch.empty((volume.channels, *grid.shape))
+        if self.intensity == "ct" and self.statistics is not None and len(self.statistics) != volume.channels:
+            raise InputError(
+                "E-CHANNEL-COUNT",
+                f"{volume.channels} channels, and the statistics of the model are those of {len(self.statistics)}",
+                fix="give the channels that the model was trained with",
+            )
+        scale = _full_scale(volume.data) if self.intensity == "range" else 1.0
+        for channel in range(volume.channels):
+            data = _float_copy(volume.data[channel][tuple(box)][turn])
+            _refuse_non_finite(data, channel)
+            if self.intensity == "zscore":
+                _zscore(data)
+            elif self.intensity == "ct" and self.statistics is not None:
+                values = self.statistics[channel]
+                data.clamp_(values["low"], values["high"]).sub_(values["mean"]).div_(values["std"] or 1.0)
+            elif self.intensity == "range":
+                data.div_(scale)
+            else:
+                _minmax_slices(data, grid.axis_map.axes[2] if self.spatial_dims == 3 else None)
+            sampled = interpolate(data[None], coordinates)[0]
+            _store(out[channel], sampled.permute(grid.axis_map.axes))
+        return out.numpy()
+
+    def labels(self, volume: Volume, grid: NetworkGrid) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """Sample a label map: each voxel gets the value whose mask, interpolated linearly, is largest there.
+
+        No value arises that the map does not hold, and where network voxels lie on source voxels the result is exact.
+
+        Args:
+            volume: ``(1, *spatial)`` unsigned integers on ``grid.source``.
+            grid: the image's, from ``plan``.
+
+        Shape: ``(1, *grid.shape)`` of the volume's type.
+        """
+        coordinates = grid.source_coordinates()
+        data = volume.data[0]
+        places = [positions(c, n) for c, n in zip(coordinates, data.shape, strict=True)]
+        if all(np.isin(weight, (0.0, 1.0)).all() for _, weight in places):
+            index = [low + weight.astype(np.int64) for low, weight in places]
+            sampled = data[np.ix_(*index)]
+        else:
+            sampled = largest_mask(data, coordinates)
+        return np.ascontiguousarray(sampled.transpose(grid.axis_map.axes))[None]
+
+
+def ct_statistics(cases: Iterable[tuple[Volume, Volume]]) -> tuple[dict[str, float], ...]:
+    """What ``ct`` clips and scales by: percentiles, mean and deviation of the labelled voxels of a training set.
+
+    Args:
+        cases: ``(image, label)`` volumes on one grid each; of each, evenly spread, at most ``VOXELS_PER_CASE`` voxels.
+
+    Returns:
+        For each channel ``low`` and ``high`` (percentiles 0.5 and 99.5), ``mean`` and ``std``. Source: nnU-Net, Isensee
+        et al., doi:10.1038/s41592-020-01008-z.
+
+    Raises:
+        ConfigError: where no voxel is labelled.
+    """
+    samples = []
+    for image, label in cases:
+        labelled = np.flatnonzero(label.data[0])
+        labelled = labelled[:: max(1, math.ceil(len(labelled) / VOXELS_PER_CASE))]
+        index = np.unravel_index(labelled, image.shape)
+        samples.append(np.stack([channel[index] for channel in image.data]).astype(np.float32))
+    values = np.concatenate(samples, axis=1) if samples else np.zeros((0, 0), np.float32)
+    if not values.shape[1]:
+        raise ConfigError(
+            "no voxel of the training set is labelled, and 'ct' needs their intensities; check the labels"
+        )
+    statistics = []
+    for channel in values.astype(np.float64):
+        low, high = np.percentile(channel, (0.5, 99.5))
+        numbers = (low, high, channel.mean(), channel.std())
+        statistics.append({k: float(v) for k, v in zip(STATISTICS, numbers, strict=True)})
+    return tuple(statistics)
+
+
+def _content(data: NDArray[Any]) -> list[tuple[int, int]]:
+    """First and last index along each axis of what is not zero in every channel; everything, where all is zero."""
+    occupied = data[0] != 0
+    for channel in data[1:]:
+        occupied |= channel != 0
+    box = []
+    for axis in range(occupied.ndim):
+        found = np.flatnonzero(occupied.any(axis=tuple(a for a in range(occupied.ndim) if a != axis)))
+        box.append((int(found[0]), int(found[-1])) if len(found) else (0, occupied.shape[axis] - 1))
+    return box
+
+
+def _store(out: Tensor, values: Tensor) -> None:
+    """``out.copy_(values)`` for a contiguous ``out``, nine times faster where ``values`` lies in another memory order."""
+    fastest = min(range(values.ndim), key=values.stride)
+    if fastest == values.ndim - 1 or values.ndim > 3:
+        out.copy_(values)
+    elif values.ndim == 2:
+        # Rows first, then a transpose of two contiguous axes, for which torch has a blocked kernel.
+        out.copy_(values.t().contiguous().t().contiguous())
+    else:
+        other = 1 - fastest
+        for i in range(values.shape[other]):
+            _store(out.select(other, i), values.select(other, i))
+
+
+def _float_copy(data: NDArray[Any]) -> Tensor:
+    """A float32 copy in the same memory order; torch knows no negative strides and no foreign byte order."""
+    return torch.from_numpy(np.array(data, dtype=np.float32, order="K"))
+
+
+def _refuse_non_finite(data: Tensor, channel: int) -> None:
+    if not torch.isfinite(data.sum()) and (count := int((~torch.isfinite(data)).sum())):
+        raise InputError(
+            "E-NONFINITE",
+            f"{count} voxels of channel {channel} are NaN or infinite; every voxel must be a number",
+            fix="replace them, for example with 0",
+        )
+
+
+def _zscore(data: Tensor) -> None:
+    """Mean 0 and deviation 1 over the non-zero part, in place; zeros stay zeros, a constant becomes 0."""
+    count = int(torch.count_nonzero(data))
+    if not count:
+        return
+    mean = float(data.sum(dtype=torch.float64)) / count
+    zero = data == 0
+    data.sub_(mean).masked_fill_(zero, 0)
+    deviation = float(torch.linalg.vector_norm(data, dtype=torch.float64)) / count**0.5
+    # A constant leaves rounding errors of the mean behind, which must not be blown up to 1.
+    data.mul_(1 / deviation if deviation > 1e-6 * abs(mean) else 0.0)
+
+
+def _minmax_slices(data: Tensor, axis: int | None) -> None:
+    """Each slice along ``axis`` (all of it, for None) to 0..1 in place; a constant slice becomes 0."""
+    others = [a for a in range(data.ndim) if a != axis]
+    low = data.amin(others, keepdim=True)
+    high = data.amax(others, keepdim=True)
+    data.sub_(low).div_(torch.where(high > low, high - low, 1.0))
+
+
+def _full_scale(data: NDArray[Any]) -> float:
+    if data.dtype.kind in "iu":
+        return float(np.iinfo(data.dtype).max)
+    largest = float(data.max())
+    return next((s for s in FULL_SCALES if largest <= s), largest)

@@ -1,0 +1,220 @@
+"""A data set in memory, on the network's grid: read, checked and preprocessed once, before the first step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from medseg3d.checks import ConfigError, InputError
+from medseg3d.io import Case, ChannelFile, DataSet, read_image, read_label
+from medseg3d.preprocessing import NetworkGrid, Preprocessing, ct_statistics
+from medseg3d.task import Task
+from medseg3d.volume import Volume
+
+READERS = min(4, os.cpu_count() or 1)
+HASHED_BYTES = 2**20
+"""How much of the beginning and of the end of each file its fingerprint covers, besides its size."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCase:
+    """A case on the network's grid.
+
+    Args:
+        name: of the case.
+        image: ``(C, *grid.shape)`` float32, normalised.
+        target: ``(1, *grid.shape)`` uint8 as ``encode_labels`` gives, or None for classification.
+        class_index: for classification.
+        grid: where the image lies.
+    """
+
+    name: str
+    image: Tensor
+    target: Tensor | None
+    class_index: int | None
+    grid: NetworkGrid
+
+
+class Cases(list[PreparedCase]):
+    """Prepared cases; a class of its own so that ``load_cases`` can remember it weakly."""
+
+
+_loaded: weakref.WeakValueDictionary[str, Cases] = weakref.WeakValueDictionary()
+
+
+def load_cases(
+    data_file: str | Path, part: str, *, dataset_dir: str | Path, task: Task, preprocessing: Preprocessing
+) -> Cases:
+    """The cases of one part of a run's data, in memory.
+
+    A call with the same arguments returns the same object while somebody holds it: ``train`` loads, so that bad input stops it
+    before anything is written, and train.yaml names the same cases again.
+
+    Args:
+        data_file: the run's ``configs/data.json``.
+        part: ``training`` or ``validation``.
+        dataset_dir: what the paths in ``data_file`` are relative to.
+        task: of the run.
+        preprocessing: of the run.
+
+    Raises:
+        ConfigError: no such data file.
+        InputError: for the first case (in the file's order) that does not fit the task.
+    """
+    try:
+        text = Path(data_file).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"no {data_file}; give the run directory as bundle_root") from None
+    dataset, parts = dataset_from_dict(json.loads(text), dataset_dir)
+    return prepare(dataset, parts[part], task=task, preprocessing=preprocessing)
+
+
+def prepare(dataset: DataSet, cases: Sequence[Case], *, task: Task, preprocessing: Preprocessing) -> Cases:
+    """Read, check and preprocess cases; see ``load_cases``."""
+    key = json.dumps(
+        [str(dataset.root), dataset_as_dict(dataset, {"": cases}), task.as_dict(), preprocessing.as_dict()]
+    )
+    found = _loaded.get(key)
+    if found is None:
+        found = Cases(_in_order(lambda case: _prepare_case(case, dataset, task, preprocessing), cases, "reading"))
+        _loaded[key] = found
+    return found
+
+
+def _prepare_case(case: Case, dataset: DataSet, task: Task, preprocessing: Preprocessing) -> PreparedCase:
+    image = read_image(case, task)
+    grid = preprocessing.plan(image)
+    data = torch.from_numpy(preprocessing.image(image, grid))
+    if task.kind == "classification":
+        return PreparedCase(case.name, data, None, case.class_index, grid)
+    label = preprocessing.labels(read_label(case, dataset, task, image.grid), grid)
+    return PreparedCase(case.name, data, torch.from_numpy(encode_labels(label, task)), None, grid)
+
+
+def training_statistics(dataset: DataSet, cases: Sequence[Case], task: Task) -> tuple[dict[str, float], ...] | None:
+    """The intensity statistics of the training cases that ``ct`` needs; None for other intensities."""
+    if task.intensity != "ct":
+        return None
+
+    def volumes() -> Iterator[tuple[Volume, Volume]]:
+        for case in tqdm(cases, desc="intensities", unit="case", disable=None, leave=False):
+            image = read_image(case, task)
+            yield image, read_label(case, dataset, task, image.grid)
+
+    return ct_statistics(volumes())
+
+
+def encode_labels(labels: NDArray[np.unsignedinteger[Any]], task: Task) -> NDArray[np.uint8]:
+    """Label values as what the loss wants: class numbers (0 background, then the task's labels in order), or for regions 0 and
+    ``i + 1`` for ``task.values[i]``, the rows of ``losses.region_table``.
+
+    Raises:
+        ConfigError: for more than 255 different values.
+    """
+    if len(task.values) > 255:
+        raise ConfigError(f"task {task.name!r} has {len(task.values)} label values; training handles up to 255")
+    table = np.zeros(max(task.values) + 1, dtype=np.uint8)
+    for row, value in enumerate(task.values, start=1):
+        table[value] = (
+            row if task.regions else 1 + next(i for i, ids in enumerate(task.labels.values()) if value in ids)
+        )
+    return table[labels]
+
+
+def _in_order(work: Callable[[Case], T], cases: Sequence[Case], what: str) -> Iterable[T]:
+    """The results in the cases' order, a few at a time; the first failure stops the rest."""
+    with ThreadPoolExecutor(READERS) as pool:
+        futures = [pool.submit(work, case) for case in cases]
+        try:
+            return [f.result() for f in tqdm(futures, desc=what, unit="case", disable=None, leave=False)]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def dataset_as_dict(dataset: DataSet, parts: Mapping[str, Sequence[Case]]) -> dict[str, Any]:
+    """A data set and its split as JSON types, with paths relative to its root; ``dataset_from_dict`` reads it back."""
+
+    def relative(path: Path) -> str:
+        return Path(os.path.relpath(path, dataset.root)).as_posix()
+
+    def case_dict(case: Case) -> dict[str, Any]:
+        return {
+            "name": case.name,
+            "images": [[relative(f.path), f.index] for f in case.images],
+            "label": None if case.label is None else relative(case.label),
+            "class_index": case.class_index,
+        }
+
+    return {
+        "layout": dataset.layout,
+        "channel_names": dict(dataset.channel_names),
+        "label_values": {str(k): v for k, v in dataset.label_values.items()},
+        **{part: [case_dict(case) for case in cases] for part, cases in parts.items()},
+    }
+
+
+def dataset_from_dict(values: Mapping[str, Any], root: str | Path) -> tuple[DataSet, dict[str, list[Case]]]:
+    """The data set and its parts that ``dataset_as_dict`` wrote, with ``root`` as the folder that paths are relative to."""
+    root = Path(root)
+    parts = {
+        part: [
+            Case(
+                entry["name"],
+                tuple(ChannelFile(root / path, index) for path, index in entry["images"]),
+                None if entry["label"] is None else root / entry["label"],
+                entry["class_index"],
+            )
+            for entry in values[part]
+        ]
+        for part in ("training", "validation")
+    }
+    dataset = DataSet(
+        root=root,
+        layout=values["layout"],
+        cases=tuple(case for cases in parts.values() for case in cases),
+        channel_names=dict(values["channel_names"]),
+        label_values={int(k): int(v) for k, v in values["label_values"].items()},
+        notes=(),
+    )
+    return dataset, parts
+
+
+def fingerprint(cases: Sequence[Case]) -> str:
+    """What a run remembers its data by: names, file sizes and the beginning and end of every file; not where they lie.
+
+    Raises:
+        InputError: ``E-MISSING`` for a file that cannot be read.
+    """
+
+    def of_file(path: Path) -> str:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            digest = hashlib.sha256(file.read(HASHED_BYTES))
+            if size > HASHED_BYTES:
+                file.seek(max(HASHED_BYTES, size - HASHED_BYTES))
+                digest.update(file.read())
+        return f"{size} {digest.hexdigest()}"
+
+    def of_case(case: Case) -> str:
+        paths = {f.path for f in case.images} | ({case.label} if case.label else set())
+        try:
+            return "\n".join([case.name, str(case.class_index), *(of_file(p) for p in sorted(paths))])
+        except OSError as error:
+            raise InputError("E-MISSING", f"case {case.name}: {error.strerror}", file=error.filename) from error
+
+    return hashlib.sha256("\n\n".join(of_case(c) for c in sorted(cases, key=lambda c: c.name)).encode()).hexdigest()

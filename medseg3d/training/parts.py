@@ -1,0 +1,59 @@
+"""What train.yaml makes from plain data before the training: the task with the run's settings, the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from medseg3d.checks import ConfigError
+from medseg3d.networks import build_network
+from medseg3d.task import Task
+
+TASK_SETTINGS = ("patch_size", "spacing_mm", "mirror_axes", "intensity")
+"""Settings of a run whose defaults the task gives."""
+DEFAULT_NETWORKS = {"segmentation": "segformer", "classification": "segformer_classifier"}
+
+
+def task_with(task: Mapping[str, Any] | Task, **settings: Any) -> Task:
+    """A task with other values for some of ``TASK_SETTINGS``.
+
+    Raises:
+        ConfigError: where they contradict the task.
+    """
+    return replace(task if isinstance(task, Task) else Task.from_dict(task), **settings)
+
+
+def network_config(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a task's network: its preset, its sizes, and ``options`` over them.
+
+    Raises:
+        ConfigError: for a network or option that does not exist.
+    """
+    name = DEFAULT_NETWORKS[task.kind] if task.network == "default" else task.network
+    config = {
+        "name": name,
+        "spatial_dims": task.spatial_dims,
+        "in_channels": task.in_channels,
+        "out_channels": task.out_channels,
+        **options,
+    }
+    new_network(config, 0)
+    return config
+
+
+def new_network(config: Mapping[str, Any], seed: int) -> nn.Module:
+    """A network with random weights that depend on the seed alone.
+
+    Raises:
+        ConfigError: for a network or option that does not exist.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return build_network(config)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None

@@ -1,0 +1,31 @@
+"""Every benchmark runs; its quick figures mean nothing and are not looked at, but for what must hold at any size."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.shared import ROOT
+
+pytestmark = pytest.mark.slow
+KEYS = {
+    "network": {"fp32_speedup", "bf16_speedup", "train_speedup", "max_relative_error"},
+    "startup": {"help_seconds"},
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_quick(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(file)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    figures = json.loads(file.read_text())
+    assert KEYS[name] <= set(figures)
+    assert all(math.isfinite(figures[key]) and figures[key] > 0 for key in KEYS[name])
+    if name == "network":
+        assert figures["max_relative_error"] < 1e-5

@@ -1,0 +1,105 @@
+"""Confidence: numbers by hand, and a calibration that keeps the order."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medseg3d.checks import ConfigError, ModelError
+from medseg3d.inference.confidence import Calibration, Disagreement, fit_calibration
+from medseg3d.inference.model import load_model, load_models, store_calibration
+from medseg3d.inference.predictor import Predictor
+from medseg3d.task import Task
+from medseg3d.volume import Volume
+from tests.test_predictor import BALL, edit, save_model
+
+TWO = Task("t", {"i": []}, {"a": [1], "b": [2]}, (32, 32, 32))
+REGIONS = Task("t", {"i": []}, {"a": [1, 2], "b": [2]}, (32, 32, 32), write={"a": 1, "b": 2})
+
+
+def test_the_agreement_of_two_members_by_hand() -> None:
+    # Four voxels; label a: member one says 0 1 2, member two 1 2 3, their mean (both sure alike) all four.
+    first = torch.tensor([[9.0, 9, 9, -9], [-9, -9, -9, -9]])
+    second = torch.tensor([[-8.0, 9, 9, 9], [-9, -9, -9, -9]])
+    first[0, 3], second[0, 0] = -8, -8
+    compared = Disagreement(REGIONS, 2)
+    (merged,) = compared.merged(iter([torch.cat([first, second]).view(4, 4, 1, 1)]))
+    assert merged.shape == (3, 4, 1, 1)
+    assert merged[0, :, 0, 0].tolist() == [0.5, 9, 9, 0.5]
+    sure = 1 / (1 + math.exp(-9)) - 1 / (1 + math.exp(8))
+    np.testing.assert_allclose(merged[2, :, 0, 0], [sure, 0, 0, sure], atol=1e-6)
+    # Each member has 3 of the mean's 4 voxels: 2 * 3 / (3 + 4). Label b is found by nobody.
+    assert compared.expected_dice() == {"a": pytest.approx(6 / 7)}
+
+
+def test_a_single_member_is_held_against_its_own_probabilities() -> None:
+    logits = torch.tensor([[0.0, 0, 0], [math.log(3), math.log(3), -50], [-50.0, -50, -50]]).view(3, 3, 1, 1)
+    compared = Disagreement(TWO, 1)
+    (same,) = compared.merged(iter([logits]))
+    assert same is logits
+    # Two voxels are a with probability 3/4: 2 * 1.5 / (1.5 + 2).
+    assert compared.expected_dice() == {"a": pytest.approx(3 / 3.5)}
+
+
+def test_parts_add_up() -> None:
+    logits = torch.randn(6, 8, 3, 2, generator=torch.Generator().manual_seed(0))
+    whole, parts = Disagreement(TWO, 2), Disagreement(TWO, 2)
+    (merged,) = whole.merged(iter([logits]))
+    pieces = torch.cat(list(parts.merged(iter(logits.split(3, dim=1)))), dim=1)
+    torch.testing.assert_close(merged, pieces)
+    assert whole.expected_dice() == pytest.approx(parts.expected_dice())
+
+
+def test_a_line_through_three_cases() -> None:
+    line = fit_calibration([0.8, 0.9, 1.0], [0.5, 0.7, 0.9], members=4)
+    assert (line.slope, line.intercept) == (pytest.approx(2), pytest.approx(-1.1))
+    assert (line.cases, line.members) == (3, 4)
+    assert line(0.85) == pytest.approx(0.6)
+    assert (line(0.1), line(2)) == (0, 1)
+    assert Calibration.from_dict(json.loads(json.dumps(line.as_dict()))) == line
+    falling = fit_calibration([0.8, 0.9, 1.0], [0.9, 0.7, 0.5], members=1)
+    assert (falling.slope, falling.intercept) == (0, pytest.approx(0.7))
+    assert fit_calibration([0.9] * 3, [0.6, 0.7, 0.8], members=1)(0.3) == pytest.approx(0.7)
+    with pytest.raises(ConfigError, match="2 validation cases are too few to calibrate; at least 3"):
+        fit_calibration([0.8, 0.9, math.nan], [0.5, 0.7, 0.9], members=4)
+    with pytest.raises(ConfigError, match="has the wrong form"):
+        Calibration.from_dict({"slope": 1})
+
+
+def test_a_calibration_is_stored_with_the_model_and_used(tmp_path: Path) -> None:
+    save_model(tmp_path / "run", BALL)
+    data = np.random.default_rng(0).random((1, 20, 20, 20), dtype=np.float32)
+    scan = Volume(data, np.eye(4))
+    before = Predictor.from_bundle(tmp_path / "run").predict(scan)
+    assert before.raw_dice is not None
+    assert before.expected_dice is None
+    store_calibration(tmp_path / "run", Calibration(0.5, 0.1, 7, members=1))
+    assert load_model(tmp_path / "run").calibration == Calibration(0.5, 0.1, 7, 1)
+    after = Predictor.from_bundle(tmp_path / "run").predict(scan)
+    assert after.expected_dice == pytest.approx(0.1 + 0.5 * before.raw_dice)
+    # Fitted on single predictions, it says nothing about an ensemble's agreement.
+    twice = Predictor.from_bundle([tmp_path / "run"] * 2).predict(scan, uncertainty=True)
+    assert twice.expected_dice is None
+    edit(tmp_path / "run", "medseg3d", "inference", "calibration", "slope", value="steep")
+    with pytest.raises(ModelError, match="has the wrong form"):
+        load_model(tmp_path / "run")
+
+
+def test_models_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    for name in "abc":
+        save_model(tmp_path / name, BALL)
+    assert len(load_models([tmp_path / "a", tmp_path / "b"])) == 2
+    edit(tmp_path / "b", "medseg3d", "task", "labels", value={"ball": [4]})
+    edit(tmp_path / "b", "medseg3d", "task", "write", value={"ball": 4})
+    with pytest.raises(ModelError, match=r"was trained with labels \{'ball': \(4,\)\} and .* must agree"):
+        load_models([tmp_path / "a", tmp_path / "b"])
+    edit(tmp_path / "c", "medseg3d", "preprocessing", "spacing_mm", value=[1, 1, 1])
+    with pytest.raises(ModelError, match="prepare scans in different ways"):
+        load_models([tmp_path / "a", tmp_path / "c"])
+    with pytest.raises(ModelError, match="no model given"):
+        load_models([])
