@@ -16,30 +16,17 @@ import numpy as np
 import torch
 
 from medseg3d import __version__
-from medseg3d.checks import Finding, InputError, ModelError
+from medseg3d.checks import Finding, ModelError
 from medseg3d.inference.model import METADATA, SECTION, WEIGHTS
 from medseg3d.inference.predictor import Predictor
 from medseg3d.io.dataset import Case
+from medseg3d.io.digest import sha256_of
 from medseg3d.task import Task
 
 NEUTRAL_OPTIONS = {"device", "batch_size", "max_ram", "max_vram", "progress"}
 """Options that change how a result is computed, but not what it is."""
 ABSOLUTE_PATH = re.compile(r"(?<![\w.~/\\])(?:/|[A-Za-z]:[\\/])(?:[^\s/\\:;,'\"()]+[\\/])+(?=[^\s/\\]|$)")
 """The folders of an absolute path; its last part stays."""
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a file's bytes.
-
-    Raises:
-        InputError: ``E-NOT-READABLE``.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror or error})"
-        raise InputError("E-NOT-READABLE", reason, file=path, fix="check the file and its permissions") from None
 
 
 def inputs_of(case: Case, task: Task, root: Path) -> list[dict[str, Any]]:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from medseg3d.checks import Finding, InputError
-from medseg3d.inference.provenance import finding_without_paths, sha256_of, versions
+from medseg3d.inference.provenance import finding_without_paths, versions
 from medseg3d.io.atomic import atomic_write
+from medseg3d.io.digest import sha256_of
 from medseg3d.task import Task
 from medseg3d.volume import Volume
 

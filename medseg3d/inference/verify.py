@@ -12,9 +12,10 @@ import numpy as np
 
 from medseg3d.checks import ConfigError, InputError, ModelError
 from medseg3d.inference.predictor import Predictor
-from medseg3d.inference.provenance import models_of, sha256_of, versions
+from medseg3d.inference.provenance import models_of, versions
 from medseg3d.inference.sidecar import DONE, damage, read_sidecar, sidecar_path
 from medseg3d.io.cases import Case, ChannelFile, read_image
+from medseg3d.io.digest import sha256_of
 from medseg3d.io.images import read_volume
 
 logger = logging.getLogger(__name__)

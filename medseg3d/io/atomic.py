@@ -13,12 +13,15 @@ from typing import IO
 from medseg3d.checks import InputError
 
 
-def atomic_write(path: str | Path, content: bytes | str | Callable[[IO[bytes]], object]) -> Path:
+def atomic_write(
+    path: str | Path, content: bytes | str | Callable[[IO[bytes]], object], *, needed_bytes: int | None = None
+) -> Path:
     """Write a file so that its name holds the old content or the whole new one, never a part.
 
     Args:
         path: where to write; its folder is made if it is missing.
         content: the bytes (text becomes UTF-8), or a function that writes them to the open binary file it is given.
+        needed_bytes: of what a function writes; said in the message where the disk is full.
 
     Returns:
         The path written.
@@ -39,7 +42,7 @@ def atomic_write(path: str | Path, content: bytes | str | Callable[[IO[bytes]], 
             file.flush()
             os.fsync(file.fileno())
 
-    return atomic_fill(path, fill, needed_bytes=len(content) if isinstance(content, bytes) else None)
+    return atomic_fill(path, fill, needed_bytes=len(content) if isinstance(content, bytes) else needed_bytes)
 
 
 def atomic_fill(path: str | Path, fill: Callable[[Path], object], *, needed_bytes: int | None = None) -> Path:
@@ -60,7 +63,7 @@ def atomic_fill(path: str | Path, fill: Callable[[Path], object], *, needed_byte
         temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
-        raise _refusal(path, error, needed_bytes) from error
+        raise refusal(path, error, needed_bytes) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -78,7 +81,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _refusal(path: Path, error: OSError, needed_bytes: int | None) -> InputError:
+def refusal(path: Path, error: OSError, needed_bytes: int | None) -> InputError:
+    """What it means that a file could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(path.parent).free / 2**20
         need = "" if needed_bytes is None else f" {needed_bytes / 2**20:.1f} MiB are needed and"
