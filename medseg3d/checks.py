@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+log = logging.getLogger("medseg3d")
+
 Severity = Literal["error", "warning", "info"]
+SEVERITIES: dict[str, Severity] = {"E": "error", "W": "warning", "I": "info"}
+"""By the first letter of a code."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,35 @@ class Finding:
 
     def as_dict(self) -> dict[str, str | None]:
         return asdict(self)
+
+
+_collector: ContextVar[list[Finding] | None] = ContextVar("findings", default=None)
+
+
+def tell(code: str, message: str, *, file: str | Path | None = None, fix: str = "") -> None:
+    """Say what was found in an input that is read all the same: into the log, or to whoever collects findings.
+
+    Args:
+        code: ``W-`` for what may not be what was meant, ``I-`` for what is good to know.
+        message, file, fix: as of ``Finding``.
+    """
+    finding = Finding(code, SEVERITIES[code[0]], None if file is None else str(file), message, fix)
+    found = _collector.get()
+    if found is None:
+        log.log(logging.WARNING if finding.severity == "warning" else logging.INFO, "%s", finding)
+    else:
+        found.append(finding)
+
+
+@contextmanager
+def collected() -> Iterator[list[Finding]]:
+    """While entered, what ``tell`` says in this thread is gathered in the list instead of the log."""
+    found: list[Finding] = []
+    token = _collector.set(found)
+    try:
+        yield found
+    finally:
+        _collector.reset(token)
 
 
 def some_names(names: Sequence[str], most: int = 5) -> str:
