@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from medseg3d.checks import InputError
 from medseg3d.io.atomic import atomic_fill, atomic_write
-from medseg3d.io.nifti import read_nifti, write_nifti
+from medseg3d.io.nifti import read_nifti
+from medseg3d.io.nifti_writing import write_nifti
 from medseg3d.io.values import NonFinite, image_values, label_values
 from medseg3d.volume import SHEAR_TOLERANCE, Volume
 
