@@ -204,3 +204,56 @@ class Volume:
             f"Volume({self.channels} x {size} {self.data.dtype}, {spacing} mm, {''.join(self.axcodes)}, "
             f"{self.data.nbytes / 2**20:.1f} MiB)"
         )
+
+
+def placed(volume: Volume, grid: Grid, *, tolerance_voxels: float = 0.1) -> Volume:
+    """The same voxels on another grid of the same lattice; nothing is resampled.
+
+    Axes may be permuted and flipped. What the grid covers and the volume does not becomes 0, and only zeros may be cut off.
+
+    Args:
+        volume: on a grid whose voxel centres fall on those of ``grid``, as far as both reach.
+        grid: to lay the voxels on.
+        tolerance_voxels: how far apart voxel centres may be, in voxels of ``grid``.
+
+    Raises:
+        ValueError: how the lattices differ, or how much would be cut off.
+    """
+    d = grid.spatial_dims
+    if len(volume.shape) != d:
+        raise ValueError(f"{len(volume.shape)} axes against {d}")
+    exact = np.linalg.inv(grid.affine) @ volume.affine  # voxel of the volume to voxel of the grid
+    axes = [int(np.abs(row[:d]).argmax()) for row in exact[:d]]
+    steps = np.array([1 if exact[i, a] > 0 else -1 for i, a in enumerate(axes)])
+    first = np.rint(exact[:d, d]).astype(int)
+    near = np.eye(d + 1)
+    near[:d, :d] = 0
+    near[range(d), axes] = steps
+    near[:d, d] = first
+    ends = np.meshgrid(*[(0, n - 1) for n in volume.shape], [1], indexing="ij")
+    corners = np.stack(ends, -1).reshape(-1, d + 1)
+    apart = float(np.linalg.norm((corners @ (exact - near).T)[:, :d], axis=1).max())
+    if sorted(axes) != list(range(d)) or apart > tolerance_voxels:
+        raise ValueError(
+            f"the voxels fall up to {apart:.3g} voxels beside those of the other grid (spacing "
+            f"{_in_mm(volume.spacing_mm)} against {_in_mm(grid.spacing_mm)}, {''.join(volume.axcodes)} against "
+            f"{''.join(grid.axcodes)})"
+        )
+    data = volume.data.transpose(0, *(1 + a for a in axes))
+    data = data[(slice(None), *(slice(None, None, s) for s in steps))]
+    first -= np.where(steps < 0, np.array(data.shape[1:]) - 1, 0)
+    last = first + data.shape[1:]
+    inside = tuple(
+        slice(max(0, -f), max(0, min(n, g - f))) for f, n, g in zip(first, data.shape[1:], grid.shape, strict=True)
+    )
+    target = tuple(slice(max(0, f), max(0, min(e, g))) for f, e, g in zip(first, last, grid.shape, strict=True))
+    out = np.zeros((volume.channels, *grid.shape), volume.data.dtype)
+    kept = data[(slice(None), *inside)]
+    out[(slice(None), *target)] = kept
+    if lost := int(np.count_nonzero(data)) - int(np.count_nonzero(kept)):
+        raise ValueError(f"{lost} voxels that are not 0 lie outside the other grid")
+    return Volume(out, grid.affine)
+
+
+def _in_mm(spacing: Sequence[float]) -> str:
+    return " x ".join(f"{s:.4g}" for s in spacing) + " mm"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medseg3d.volume import AxisMap, Grid, Volume
+from medseg3d.volume import AxisMap, Grid, Volume, placed
 
 OBLIQUE = np.array([[0.8, -0.6, 0, 10], [0.6, 0.8, 0, -5], [0, 0, 1, 3], [0, 0, 0, 1.0]])
 
@@ -82,3 +82,47 @@ def test_other_data_keep_grid_and_header():
 def test_repr_says_what_it_is():
     volume = Volume(np.zeros((1, 128, 128, 64), np.float32), np.diag([-1, -1, 2.5, 1.0]))
     assert repr(volume) == "Volume(1 x 128 x 128 x 64 float32, 1 x 1 x 2.5 mm, LPS, 4.0 MiB)"
+
+
+def test_a_part_in_another_axis_order_falls_back_on_its_grid():
+    grid = Grid((4, 5, 6), OBLIQUE @ np.diag([2, 3, 4, 1.0]))
+    full = Volume(np.arange(1, 121).reshape(1, 4, 5, 6), grid.affine)
+    turn = np.array([[0, 0, 1, 0], [-1, 0, 0, 4], [0, 1, 0, 0], [0, 0, 0, 1.0]])  # axes (y reversed, z, x)
+    turned = Volume(full.data.transpose(0, 2, 3, 1)[:, ::-1], grid.affine @ turn)
+    back = placed(turned, grid)
+    assert (back.data == full.data).all()
+    assert (back.affine == grid.affine).all()
+    shift = np.eye(4)
+    shift[:3, 3] = (1, 2, 3)
+    part = placed(Volume(turned.data[:, 1:3, 2:, 3:], turned.affine @ shift), grid)
+    assert (part.data[:, 3:, 2:4, 2:] == full.data[:, 3:, 2:4, 2:]).all()
+    assert np.count_nonzero(part.data) == 1 * 2 * 4
+
+
+def test_zeros_alone_are_cut_off():
+    data = np.zeros((1, 4, 4, 4), np.uint8)
+    data[0, 1, 1, 1] = 7
+    smaller = Grid((2, 2, 2), np.eye(4))
+    assert placed(Volume(data, np.eye(4)), smaller).data[0, 1, 1, 1] == 7
+    data[0, 3, 3, 3] = 8
+    with pytest.raises(ValueError, match=r"^1 voxels that are not 0"):
+        placed(Volume(data, np.eye(4)), smaller)
+    far = np.eye(4)
+    far[:3, 3] = (100, -100, 100)
+    with pytest.raises(ValueError, match=r"^2 voxels"):
+        placed(Volume(data, far), smaller)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "words"),
+    [
+        (np.diag([1.05, 1, 1, 1]), "up to 0.15 voxels beside"),
+        (np.array([[1, 0, 0, 0.4], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "up to 0.4 voxels beside"),
+        (OBLIQUE, "beside"),
+        (np.eye(3), "2 axes against 3"),
+    ],
+)
+def test_other_lattices_are_refused(matrix, words):
+    data = np.ones((1, *(4,) * (len(matrix) - 1)))
+    with pytest.raises(ValueError, match=words):
+        placed(Volume(data, matrix), Grid((4, 4, 4), np.eye(4)))
