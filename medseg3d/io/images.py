@@ -13,12 +13,12 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from medseg3d.checks import InputError
+from medseg3d.checks import InputError, tell
 from medseg3d.io.atomic import atomic_fill, atomic_write
 from medseg3d.io.nifti import read_nifti
 from medseg3d.io.nifti_writing import write_nifti
 from medseg3d.io.values import NonFinite, image_values, label_values
-from medseg3d.volume import SHEAR_TOLERANCE, Volume
+from medseg3d.volume import SHEAR_TOLERANCE, Grid, Volume
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,6 +28,8 @@ ITK_SUFFIXES = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaIma
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES, *PICTURE_SUFFIXES)
 COPY_AGAIN = "copy it again, with the data file that belongs to it"
+LIKELY_MM = (0.05, 20.0)
+"""Voxel sizes outside are most often a wrong unit."""
 RGB = ("red", "green", "blue")
 """What the three channels of a picture are called."""
 
@@ -70,11 +72,26 @@ def read_volume(path: str | Path, *, labels: bool = False, nonfinite: NonFinite 
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputError("E-NOT-READABLE", f"the file {what}", file=path, fix="check the path")
     if suffix in NIFTI_SUFFIXES:
-        return read_nifti(path, labels=labels, nonfinite=nonfinite)
-    if suffix in PICTURE_SUFFIXES:
+        volume = read_nifti(path, labels=labels, nonfinite=nonfinite)
+    elif suffix in PICTURE_SUFFIXES:
         return _read_picture(path, labels, nonfinite)
-    data, affine = _read_itk(path, ITK_SUFFIXES[suffix])
-    return Volume(label_values(data, path) if labels else image_values(data, path, nonfinite), affine)
+    else:
+        data, affine = _read_itk(path, ITK_SUFFIXES[suffix])
+        volume = Volume(label_values(data, path) if labels else image_values(data, path, nonfinite), affine)
+    tell_about_grid(volume.grid, path)
+    return volume
+
+
+def tell_about_grid(grid: Grid, path: str | Path) -> None:
+    """Say what is odd about a grid that is legal."""
+    low, high = LIKELY_MM
+    if min(grid.spacing_mm) < low or max(grid.spacing_mm) > high:
+        size = " x ".join(f"{s:g}" for s in grid.spacing_mm)
+        message = f"a voxel of {size} mm is unusual ({low:g} to {high:g} mm is usual)"
+        tell("W-VOXEL-SIZE", message, file=path, fix="is the unit right?")
+    if grid.spatial_dims == 3 and 1 in grid.shape:
+        message = f"a single slice ({' x '.join(map(str, grid.shape))}): distances across it mean nothing"
+        tell("W-SINGLE-SLICE", message, file=path, fix="take surface distances of it with care, or a task of two axes")
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:

@@ -6,9 +6,10 @@ readers differ in what they make of it. The voxels come through isal, whole and 
 
 from __future__ import annotations
 
-import logging
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,10 @@ from isal import isal_zlib
 from isal.igzip_lib import IsalError
 from numpy.typing import NDArray
 
-from medseg3d.checks import InputError
-from medseg3d.io.nifti_geometry import fields_of, voxel_to_mm, warn_about_geometry
+from medseg3d.checks import InputError, tell
+from medseg3d.io.nifti_geometry import fields_of, tell_about_geometry, voxel_to_mm
 from medseg3d.io.values import NonFinite, image_values, label_values
 from medseg3d.volume import Volume
-
-log = logging.getLogger("medseg3d")
 
 DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 REFUSED_DTYPES = {1: "binary", 32: "complex64", 128: "RGB24", 1536: "float128", 1792: "complex128", 2304: "RGBA32"}
@@ -31,6 +30,9 @@ PADDING_BYTES = 512
 """Zeros that may follow the voxels: some tools fill a block."""
 HEAD_BYTES = 65536
 """Enough of a packed file to read its header."""
+PIECE_BYTES = 2**20
+UNPACKED_PIECES = 256
+"""How far a file that is refused is unpacked to find its checksum: not to the end of a bomb."""
 MAX_GZIP_RATIO = 1032
 """Deflate cannot pack tighter, so a larger claim is known to be wrong before anything is unpacked."""
 
@@ -52,11 +54,12 @@ def read_nifti(path: str | Path, *, labels: bool = False, nonfinite: NonFinite =
     """
     path = Path(path)
     stream = _Bytes(path)
-    header = _header(stream, path)
-    dtype, shape = _type_and_shape(header, path)
-    offset = int(header["vox_offset"])
-    expected = offset + math.prod(shape) * dtype.itemsize
-    raw = _voxel_bytes(stream, expected, path)
+    with stream.blamed():
+        header = _header(stream, path)
+        dtype, shape = _type_and_shape(header, path)
+        offset = int(header["vox_offset"])
+        expected = offset + math.prod(shape) * dtype.itemsize
+        raw = _voxel_bytes(stream, expected, path)
     data = np.frombuffer(raw, dtype, math.prod(shape), offset).reshape(shape, order="F")
     data = data.astype(dtype.newbyteorder("="), order="K", copy=False)
     data = _scaled(data, header, path, labels)
@@ -65,14 +68,21 @@ def read_nifti(path: str | Path, *, labels: bool = False, nonfinite: NonFinite =
     data = np.moveaxis(data, -1, 0) if len(shape) == 4 else data[None]
     fields = fields_of(header)
     affine = voxel_to_mm(fields, spatial, path)
-    warn_about_geometry(fields, affine, shape[:spatial], path)
+    tell_about_geometry(fields, affine, shape[:spatial], path)
+    if int(header["dim"][0]) > len(shape):
+        sizes = tuple(int(n) for n in header["dim"][1 : int(header["dim"][0]) + 1])
+        tell("I-SQUEEZED", f"axes of size {sizes} are read as {shape}: the last ones hold one value", file=path)
     return Volume(data, affine, fields)
 
 
 def nifti_channels(path: str | Path) -> int:
     """Size of the fourth axis, from the header alone."""
     path = Path(path)
-    shape = _type_and_shape(_header(_Bytes(path, HEAD_BYTES), path), path)[1]
+    try:
+        shape = _type_and_shape(_header(_Bytes(path, HEAD_BYTES), path), path)[1]
+    except InputError:
+        read_nifti(path)  # what is wrong with the file as a whole says more
+        raise
     return shape[3] if len(shape) == 4 else 1
 
 
@@ -90,6 +100,8 @@ class _Bytes:
         self.gzipped = path.name.lower().endswith(".gz")
         self.ended = not self.gzipped
         self.content = bytearray() if self.gzipped else bytearray(self.packed)
+        if not self.packed:
+            raise InputError("E-NOT-NIFTI", "an empty file", file=path, fix="copy or download it again")
         if self.gzipped and self.packed[:2] != b"\x1f\x8b":
             hint = "rename it to .nii" if _looks_like_nifti(self.packed) else "check where it came from"
             raise InputError("E-NOT-NIFTI", "named .gz, but it is not gzip", file=path, fix=hint)
@@ -118,6 +130,19 @@ class _Bytes:
             elif not part and not self.packed:
                 break
         return self.content
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """While entered, what is refused in a file whose gzip stream is damaged is refused for that."""
+        try:
+            yield
+        except InputError as error:
+            if error.finding.code not in ("E-CORRUPT", "E-TRUNCATED"):
+                for _ in range(UNPACKED_PIECES):
+                    self.content.clear()
+                    if not self.up_to(PIECE_BYTES):
+                        break
+            raise
 
 
 def _looks_like_nifti(raw: bytes) -> bool:
@@ -225,7 +250,10 @@ def _too_long(expected: int, got: str, path: Path) -> InputError:
 
 def _scaled(data: NDArray[Any], header: Any, path: Path, labels: bool) -> NDArray[Any]:
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or not math.isfinite(slope):  # nifti1.h: 0 means no scaling; NaN is what nibabel writes for the same
+    if slope == 0 or not math.isfinite(slope):  # nifti1.h: 0 means no scaling
+        if slope != 0 or inter != 0:  # both 0 is how most files say so
+            message = f"scl_slope {slope:g} and scl_inter {inter:g} are no scaling; the values count as they are stored"
+            tell("W-SCALING", message, file=path, fix="set scl_slope to 1 and scl_inter to 0, or to what is meant")
         return data
     inter = inter if math.isfinite(inter) else 0.0
     if slope == 1 and inter == 0:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ import numpy as np
 from nibabel.quaternions import quat2mat
 from numpy.typing import NDArray
 
-from medseg3d.checks import InputError
+from medseg3d.checks import InputError, tell
 from medseg3d.volume import SHEAR_TOLERANCE, Grid, Volume
-
-log = logging.getLogger("medseg3d")
 
 GEOMETRY = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 GEOMETRY_ROWS = ("srow_x", "srow_y", "srow_z", "pixdim")
@@ -74,7 +71,10 @@ def voxel_to_mm(fields: Mapping[str, Any], spatial_dims: int, path: Path) -> NDA
     if fields["sform_code"] <= 0 and fields["qform_code"] <= 0:
         message = "neither sform nor qform is set, so left, right, front and back are unknown and readers differ"
         raise InputError(
-            "E-NO-ORIENTATION", message, file=path, fix="export it with its orientation, or set a form by hand"
+            "E-NO-ORIENTATION",
+            message,
+            file=path,
+            fix="export it with its orientation; where you know it, set the sform (in Python: nibabel's set_sform)",
         )
     affine = _chosen(fields)
     form = "sform" if fields["sform_code"] > 0 else "qform"
@@ -107,29 +107,41 @@ def _plane(affine: NDArray[np.float64]) -> NDArray[np.float64]:
     return out
 
 
-def warn_about_geometry(fields: Mapping[str, Any], affine: NDArray[Any], shape: tuple[int, ...], path: Path) -> None:
-    """Log what is legal but likely to be read otherwise elsewhere."""
-    scale = MM_PER_UNIT.get(fields["xyzt_units"] & 7, 1.0)
+def tell_about_geometry(fields: Mapping[str, Any], affine: NDArray[Any], shape: tuple[int, ...], path: Path) -> None:
+    """Say what is legal but likely to be read otherwise elsewhere."""
+    unit = fields["xyzt_units"] & 7
+    scale = MM_PER_UNIT.get(unit, 1.0)
     if scale != 1:
-        log.warning("%s: the header's unit is %s; converted to mm", path, "metre" if scale > 1 else "micrometre")
+        message = f"the header's unit is {'metre' if unit == 1 else 'micrometre'}; converted to mm"
+        tell("W-UNITS", message, file=path, fix="most tools take the numbers as mm; is the unit right?")
     spacing = Grid(shape, affine).spacing_mm
-    if min(spacing) < 0.05 or max(spacing) > 20:
-        log.warning("%s: a voxel of %s mm is unusual; is the unit right?", path, " x ".join(f"{s:g}" for s in spacing))
-    if min(fields["pixdim"][1:4]) < 0:
-        log.warning("%s: negative voxel sizes in pixdim are taken without their sign", path)
+    sizes = [scale * s for s in fields["pixdim"][1 : len(shape) + 1]]
+    if min(sizes) < 0:
+        message = f"negative voxel sizes in pixdim ({_mm(sizes)}) are taken without their sign"
+        tell("W-PIXDIM", message, file=path, fix="correct the header")
+    elif fields["sform_code"] > 0 and fields["qform_code"] <= 0 and not np.allclose(sizes, spacing, rtol=0.01):
+        message = f"pixdim says {_mm(sizes)} mm, the sform {_mm(spacing)} mm; the sform counts"
+        tell("W-PIXDIM", message, file=path, fix="correct pixdim: some tools believe it")
     if fields["sform_code"] <= 0 or fields["qform_code"] <= 0 or len(shape) != 3:
         return
+    fix = "make the two agree, so that every tool shows the image in one place"
     qform = _qform(fields)
     if qform is None:
-        log.warning("%s: the qform's quaternion is invalid; the sform counts", path)
+        tell("W-FORMS", "the qform's quaternion is longer than 1; the sform counts", file=path, fix=fix)
         return
     corners = np.array([[i, j, k, 1.0] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * [*(n - 1 for n in shape), 1]
     qform[:3] *= scale
     apart = float(np.linalg.norm((corners @ (qform - affine).T)[:, :3], axis=1).max())
     if not apart <= 0.1 * min(spacing):
-        log.warning(
-            "%s: sform and qform lie up to %.2f mm apart; the sform counts, some viewers show the other", path, apart
+        codes = f"codes {fields['sform_code']} and {fields['qform_code']}"
+        message = (
+            f"sform and qform ({codes}) lie up to {apart:.2f} mm apart; the sform counts, some viewers show the other"
         )
+        tell("W-FORMS", message, file=path, fix=fix)
+
+
+def _mm(sizes: Iterable[float]) -> str:
+    return " x ".join(f"{s:g}" for s in sizes)
 
 
 def put_geometry(header: Any, volume: Volume) -> None:
