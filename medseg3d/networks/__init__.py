@@ -24,7 +24,7 @@ __all__ = [
     "segformer",
     "segformer3d",
 ]
-NETWORKS = ("segformer", "segformer_classifier", "segformer3d", *SIZES)
+NETWORKS = ("segformer", "segformer_classifier", "mix_transformer", "segformer3d", *SIZES)
 
 
 def build_network(config: Mapping[str, Any]) -> nn.Module:
@@ -43,6 +43,8 @@ def build_network(config: Mapping[str, Any]) -> nn.Module:
             return SegFormer(**options)
         if name == "segformer_classifier":
             return SegFormerClassifier(**options)
+        if name == "mix_transformer":
+            return MixTransformer(**options)
         if name in SIZES:
             return segformer(name, **options)
         if name == "segformer3d":

@@ -171,11 +171,19 @@ class Block(nn.Module):
         dropout: float,
         drop_path: float,
         eps: float,
+        reduce_eps: float,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attention = EfficientAttention(
-            spatial_dims, width, heads, reduction, qkv_bias=qkv_bias, scale=attention_scale, dropout=dropout, eps=eps
+            spatial_dims,
+            width,
+            heads,
+            reduction,
+            qkv_bias=qkv_bias,
+            scale=attention_scale,
+            dropout=dropout,
+            eps=reduce_eps,
         )
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.ffn = MixFFN(spatial_dims, width, mlp_ratio * width, norm=ffn_norm, dropout=dropout)

@@ -59,6 +59,7 @@ class MixTransformer(nn.Module):
         dropout: in attention and Mix-FFN.
         drop_path: stochastic depth of the last block; the others' grow linearly towards it.
         norm_eps: of every LayerNorm.
+        conv_norm_eps: of the LayerNorms that follow a convolution (patch embedding, reduced keys), if not ``norm_eps``.
 
     Shape: ``(B, in_channels, *s)`` to ``{"P1": (B, widths[0], *s/4), ..., "P4": (B, widths[3], *s/32)}``. A size that
     does not fit the reductions is first padded with zeros at the end of its axis to a multiple of ``size_multiple``.
@@ -86,8 +87,24 @@ class MixTransformer(nn.Module):
         dropout: float = 0.0,
         drop_path: float = 0.0,
         norm_eps: float = 1e-5,
+        conv_norm_eps: float | None = None,
     ) -> None:
         super().__init__()
+        options = {"widths": widths, "depths": depths, "heads": heads, "reductions": reductions}
+        self.config: dict[str, Any] = {
+            "name": "mix_transformer",
+            "spatial_dims": spatial_dims,
+            "in_channels": in_channels,
+            **{name: None if value is None else list(value) for name, value in options.items()},
+            "mlp_ratio": mlp_ratio,
+            "qkv_bias": qkv_bias,
+            "attention_scale": attention_scale,
+            "ffn_norm": ffn_norm,
+            "dropout": dropout,
+            "drop_path": drop_path,
+            "norm_eps": norm_eps,
+            "conv_norm_eps": conv_norm_eps,
+        }
         if spatial_dims not in REDUCTIONS:
             raise ValueError(f"spatial_dims {spatial_dims} must be 2 or 3")
         reductions = REDUCTIONS[spatial_dims] if reductions is None else reductions
@@ -95,6 +112,7 @@ class MixTransformer(nn.Module):
             raise ValueError(
                 f"widths, depths, heads and reductions must have {len(self.strides)} entries, one per stage"
             )
+        conv_norm_eps = norm_eps if conv_norm_eps is None else conv_norm_eps
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.widths = tuple(widths)
@@ -119,11 +137,12 @@ class MixTransformer(nn.Module):
                     dropout=dropout,
                     drop_path=rates.pop(0),
                     eps=norm_eps,
+                    reduce_eps=conv_norm_eps,
                 )
                 for _ in range(depths[i])
             ]
             source = in_channels if i == 0 else widths[i - 1]
-            embed = PatchEmbedding(spatial_dims, source, width, self.kernels[i], self.strides[i], norm_eps)
+            embed = PatchEmbedding(spatial_dims, source, width, self.kernels[i], self.strides[i], conv_norm_eps)
             self.stages.append(Stage(embed, blocks, width, norm_eps))
         self.apply(init_weights)
 

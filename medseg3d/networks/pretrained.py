@@ -1,93 +1,154 @@
-"""Weights published elsewhere, read strictly into our networks."""
+"""Weights published elsewhere, read strictly into our networks: every entry is used, and every weight is given.
+
+Which code an entry comes from is seen in its name (``naming``); the network's sizes are seen in the shapes. What neither
+says, the heads and the attention scale, is asked for or has the value that every published network has.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from medseg3d.networks.segformer import SegFormer, segformer3d
+from medseg3d.networks import build_network
+from medseg3d.networks.naming import FAMILIES, family_of, renamed
+from medseg3d.networks.segformer import SegFormer
 
-_WRAPPERS = ("module.", "_orig_mod.")
-_RENAMES = (
-    (r"^segformer_encoder\.embed_(\d)\.patch_embeddings\.", lambda m: f"encoder.stages.{int(m[1]) - 1}.embed.proj."),
-    (r"^segformer_encoder\.embed_(\d)\.norm\.", lambda m: f"encoder.stages.{int(m[1]) - 1}.embed.norm."),
-    (r"^segformer_encoder\.tf_block(\d)\.", lambda m: f"encoder.stages.{int(m[1]) - 1}.blocks."),
-    (r"^segformer_encoder\.norm(\d)\.", lambda m: f"encoder.stages.{int(m[1]) - 1}.norm."),
-    (r"\.attention\.sr\.", ".attention.reduce."),
-    (r"\.attention\.sr_norm\.", ".attention.reduce_norm."),
-    (r"\.mlp\.dwconv\.dwconv\.", ".ffn.dwconv."),
-    (r"\.mlp\.dwconv\.bn\.", ".ffn.norm."),
-    (r"\.mlp\.", ".ffn."),
-    (r"^segformer_decoder\.linear_c(\d)\.proj\.", lambda m: f"decoder.project.{int(m[1]) - 1}."),
-    (r"^segformer_decoder\.linear_c(\d)\.bn\.", lambda m: f"decoder.level_norm.{int(m[1]) - 1}."),
-    (r"^segformer_decoder\.linear_fuse\.1\.", "decoder.norm."),
-    (r"^segformer_decoder\.linear_pred\.", "decoder.predict."),
-)
+HEADS = (1, 2, 5, 8)
+"""Attention heads per stage of every published SegFormer, b0 to b5 and SegFormer3D."""
+STAGES = 4
+
+
+def from_state_dict(
+    weights: Mapping[str, Tensor],
+    *,
+    heads: Sequence[int] = HEADS,
+    attention_scale: str | None = None,
+    encoder_only: bool = False,
+) -> nn.Module:
+    """The network of a state dict from any code that ``naming`` knows, with those weights, in eval mode.
+
+    Args:
+        weights: its state dict, with or without ``module.`` and ``_orig_mod.`` prefixes.
+        heads: attention heads per stage, which cannot be seen in the weights.
+        attention_scale: as for ``MixTransformer``. The published SegFormer3D has had both with the same entries, so for its
+            naming it must be given: ``sqrt_num_heads`` for weights of the 2024 release (the public BraTS weights are),
+            ``sqrt_head_dim`` for code after November 2025. All other codes have ``sqrt_head_dim``.
+        encoder_only: read the encoder, and leave out a head.
+
+    Returns:
+        ``SegFormer`` where there is a decoder, ``SegFormerClassifier`` where there is a linear head, else
+        ``MixTransformer``.
+
+    Raises:
+        ValueError: naming all entries that are missing, unknown or of another shape.
+    """
+    family = family_of(weights)
+    if attention_scale is None:
+        if family == "segformer3d":
+            raise ValueError(
+                "the published SegFormer3D has had two attention scales, which its weights do not show; give "
+                "attention_scale='sqrt_num_heads' (release of 2024, the public BraTS weights) or 'sqrt_head_dim'"
+            )
+        attention_scale = "sqrt_head_dim"
+    found = renamed(weights, family, encoder_only=encoder_only)
+    title = FAMILIES[family].title
+    config = config_of(found, title=title, heads=heads)
+    config |= {"attention_scale": attention_scale, **FAMILIES[family].options}
+    network = build_network(config)
+    if config["name"] == "mix_transformer":
+        found = {key.removeprefix("encoder."): value for key, value in found.items()}
+    load_strictly(network, found, title)
+    return network.eval()
 
 
 def from_segformer3d(weights: Mapping[str, Tensor], *, heads: Sequence[int], attention_scale: str) -> SegFormer:
     """The network of a state dict in the naming of the published SegFormer3D code, with those weights.
 
-    Widths, depths, reductions, normalisations and biases follow from the entries; heads and attention scale cannot be
-    seen in them.
-
     Args:
-        weights: its state dict, with or without ``module.`` and ``_orig_mod.`` prefixes.
-        heads: attention heads per stage; (1, 2, 5, 8) in the published configuration.
-        attention_scale: ``sqrt_num_heads`` for weights trained with the 2024 release (the public BraTS weights are),
-            ``sqrt_head_dim`` for code after November 2025.
+        weights, heads, attention_scale: as for ``from_state_dict``.
 
     Raises:
-        ValueError: naming the entries that are missing or unknown.
+        ValueError: as for ``from_state_dict``, and for weights of another code.
     """
-    renamed: dict[str, Tensor] = {}
-    for key, value in weights.items():
-        plain = key
-        while plain.startswith(_WRAPPERS):
-            plain = plain.split(".", 1)[1]
-        if plain == "segformer_decoder.linear_fuse.0.weight":
-            blocks = value.flatten(1).chunk(4, dim=1)  # concatenated as c4, c3, c2, c1
-            renamed.update({f"decoder.fuse.{3 - i}.weight": block for i, block in enumerate(blocks)})
-            continue
-        for pattern, name in _RENAMES:
-            plain = re.sub(pattern, name, plain)
-        if plain == "decoder.predict.weight":
-            value = value.flatten(1)
-        renamed[plain] = value
-    stages = range(4)
+    network = from_state_dict(weights, heads=heads, attention_scale=attention_scale)
+    if not isinstance(network, SegFormer) or family_of(weights) != "segformer3d":
+        raise ValueError(f"the state dict is one of {FAMILIES[family_of(weights)].title}, not of the published SegFormer3D")
+    return network
 
-    def entry(key: str) -> Tensor:
-        if key not in renamed:
-            raise ValueError(f"no entry for {key} in the state dict; it is not one of the published SegFormer3D")
-        return renamed[key]
 
-    embeds = [entry(f"encoder.stages.{i}.embed.proj.weight") for i in stages]
-    first = "encoder.stages.{}.blocks.0."
-    reduce = [renamed.get(first.format(i) + "attention.reduce.weight") for i in stages]
-    network = segformer3d(
-        embeds[0].shape[1],
-        entry("decoder.predict.bias").shape[0],
-        attention_scale=attention_scale,
-        widths=[e.shape[0] for e in embeds],
-        depths=[len({k.split(".")[4] for k in renamed if k.startswith(f"encoder.stages.{i}.blocks.")}) for i in stages],
-        heads=list(heads),
-        reductions=[1 if w is None else w.shape[-1] for w in reduce],
-        mlp_ratio=entry(first.format(0) + "ffn.fc1.weight").shape[0] // embeds[0].shape[0],
-        qkv_bias=first.format(0) + "attention.query.bias" in renamed,
-        ffn_norm=first.format(0) + "ffn.norm.weight" in renamed,
-        decoder_norm="decoder.level_norm.0.weight" in renamed,
-        decoder_width=entry("decoder.norm.weight").shape[0],
-    )
+def config_of(weights: Mapping[str, Tensor], *, title: str, heads: Sequence[int]) -> dict[str, Any]:
+    """The config of the network that weights under our names belong to, read from their shapes.
+
+    Args:
+        weights: from ``renamed``.
+        title: whose weights they are, for messages.
+        heads: attention heads per stage.
+
+    Raises:
+        ValueError: naming the entries without which nothing can be told.
+    """
+    stage = "encoder.stages.{}."
+    first = stage + "blocks.0."
+    needed = [stage.format(i) + "embed.proj.weight" for i in range(STAGES)]
+    needed += [first.format(i) + "ffn.fc1.weight" for i in range(STAGES)]
+    decoder = any(key.startswith("decoder.") for key in weights)
+    classifier = "head.weight" in weights or "head.bias" in weights
+    needed += ["decoder.norm.weight", "decoder.predict.weight"] if decoder else []
+    needed += ["head.weight"] if classifier else []
+    if absent := [key for key in needed if key not in weights]:
+        raise ValueError(f"state dict is not all of {title}: missing {', '.join(absent)}")
+    embeds = [weights[stage.format(i) + "embed.proj.weight"] for i in range(STAGES)]
+    widths = [len(embed) for embed in embeds]
+    ratios = [len(weights[first.format(i) + "ffn.fc1.weight"]) / width for i, width in enumerate(widths)]
+    if len(set(ratios)) > 1 or ratios[0] != int(ratios[0]):
+        raise ValueError(f"the Mix-FFN is {ratios} times as wide as the tokens of each stage; it must be one whole number")
+    reduce = [weights.get(first.format(i) + "attention.reduce.weight") for i in range(STAGES)]
+    config: dict[str, Any] = {
+        "name": "segformer" if decoder else "segformer_classifier" if classifier else "mix_transformer",
+        "spatial_dims": embeds[0].ndim - 2,
+        "in_channels": embeds[0].shape[1],
+        "widths": widths,
+        "depths": [_depth(weights, i) for i in range(STAGES)],
+        "heads": [int(h) for h in heads],
+        "reductions": [1 if w is None else w.shape[-1] for w in reduce],
+        "mlp_ratio": int(ratios[0]),
+        "qkv_bias": first.format(0) + "attention.query.bias" in weights,
+        "ffn_norm": first.format(0) + "ffn.norm.weight" in weights,
+    }
+    if decoder:
+        config["out_channels"] = len(weights["decoder.predict.weight"])
+        config["decoder_width"] = len(weights["decoder.norm.weight"])
+        config["decoder_norm"] = any(key.startswith("decoder.level_norm.") for key in weights)
+    elif classifier:
+        config["out_channels"] = len(weights["head.weight"])
+    return config
+
+
+def _depth(weights: Mapping[str, Tensor], stage: int) -> int:
+    pattern = re.compile(rf"encoder\.stages\.{stage}\.blocks\.(\d+)\.")
+    return 1 + max(int(match[1]) for match in map(pattern.match, weights) if match)
+
+
+def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], title: str) -> None:
+    """Load weights that fit a network entry by entry, or none of them.
+
+    Raises:
+        ValueError: naming all entries that are missing, unknown, or of another shape.
+    """
     expected = network.state_dict()
-    missing, unknown = sorted(expected.keys() - renamed.keys()), sorted(renamed.keys() - expected.keys())
-    wrong = sorted(k for k in expected.keys() & renamed.keys() if expected[k].shape != renamed[k].shape)
+    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    wrong = [
+        f"{key} {tuple(weights[key].shape)} in place of {tuple(expected[key].shape)}"
+        for key in sorted(expected.keys() & weights.keys())
+        if expected[key].shape != weights[key].shape
+    ]
     if missing or unknown or wrong:
         raise ValueError(
-            f"state dict does not fit SegFormer3D: missing {missing}, unknown {unknown}, of another shape {wrong}"
+            f"state dict does not fit {title}: missing {missing}, unknown {unknown}, of another shape {wrong}"
         )
     with torch.no_grad():
-        network.load_state_dict(renamed)
-    return network
+        network.load_state_dict(dict(weights))
