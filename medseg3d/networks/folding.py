@@ -25,6 +25,8 @@ SLAB_BYTES = 2**22
 """About how many bytes of fused tokens are worked on at a time: what a processor's cache holds."""
 LEAST_SCORES = 2**14
 """Fewer scores per head are left to torch's own kernel, in one call for all heads."""
+MATRIX_TILES = bool(torch.cpu.get_capabilities().get("amx_bf16")) if hasattr(torch.cpu, "get_capabilities") else False
+"""Whether the processor multiplies bfloat16 matrices by the tile: then torch's own attention is the faster one."""
 LEAST_TOTAL = 1e-20
 """Sums of attention weights between this and its reciprocal lie well inside what bfloat16 can hold."""
 
@@ -78,12 +80,13 @@ class FoldedAttention(nn.Module):
 def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """``softmax(scale * query @ key^T) @ value`` for ``(B, heads, N, d)``.
 
-    In bfloat16 on the processor torch's own kernel spends its time on converting scores. Here they are bfloat16 from product
-    to product, as the maps before and after them are, and their largest is not sought: where the sum of a query's weights
-    leaves a range that is safe without, torch's kernel does it all.
+    In bfloat16 on a processor without matrix tiles (AMX) torch's own kernel spends its time on converting scores. Here they are
+    bfloat16 from product to product, as the maps before and after them are, and their largest is not sought: where the sum of
+    a query's weights leaves a range that is safe without, torch's kernel does it all.
     """
     queries, keys = query.shape[2], key.shape[2]
-    if query.dtype != torch.bfloat16 or query.device.type != "cpu" or queries * keys < LEAST_SCORES:
+    plain = query.dtype != torch.bfloat16 or query.device.type != "cpu" or MATRIX_TILES
+    if plain or queries * keys < LEAST_SCORES:
         return F.scaled_dot_product_attention(query, key, value, scale=scale)
     # A shift of all keys shifts all scores of a query alike, which softmax does not see; it keeps them near 0.
     centred = (key - key.mean(2, keepdim=True)) * scale
@@ -108,12 +111,55 @@ class FoldedBlock(nn.Module):
     def __init__(self, block: Block) -> None:
         super().__init__()
         self.norm1, self.attention = block.norm1, FoldedAttention(block.attention)
-        self.norm2, self.ffn = block.norm2, block.ffn
-        _fold_ffn(self.ffn)
+        self.ffn = FoldedFFN(block.norm2, block.ffn)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.attention(self.norm1(x)).add_(x)
-        return self.ffn(self.norm2(x)).add_(x)
+        return self.ffn(self.attention(self.norm1(x)).add_(x))
+
+
+class FoldedFFN(nn.Module):
+    """LayerNorm, ``MixFFN`` in eval mode and the residual, in place and slab by slab along the first axis.
+
+    The hidden layer, by far the widest map of the encoder, exists for one slab only, which a processor's cache holds.
+
+    Shape: ``(B, *s, C)``, contiguous, to the same.
+    """
+
+    def __init__(self, norm: nn.Module, ffn: MixFFN) -> None:
+        super().__init__()
+        self.norm, self.fc1, self.dwconv, self.fc2 = norm, ffn.fc1, ffn.dwconv, ffn.fc2
+        _fold_norm(self.dwconv, ffn.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.fc1.out_features
+        row_bytes = x[:, 0].numel() // x.shape[-1] * hidden * x.element_size()
+        depth = x.shape[1]
+        rows = depth if x.is_cuda else min(depth, max(4, SLAB_BYTES // row_bytes))
+        # Rows before, of and after the slab; beyond the ends the convolution sees zeros.
+        buffer = x.new_zeros(x.shape[0], rows + 2, *x.shape[2:-1], hidden)
+        self._hidden(x[:, :1], buffer[:, 1:2])
+        for start in range(0, depth, rows):
+            stop = min(start + rows, depth)
+            ahead = x[:, start + 1 : min(stop + 1, depth)]
+            if start:
+                # The last two rows of the slab before; it has changed x, but not these.
+                buffer[:, :2] = buffer[:, rows : rows + 2].clone()
+            used = buffer[:, : stop - start + 2]
+            used[:, 2 + ahead.shape[1] :] = 0
+            self._hidden(ahead, buffer[:, 2 : 2 + ahead.shape[1]])
+            x[:, start:stop] += self.fc2(self._mixed(used))
+        return x
+
+    def _hidden(self, x: Tensor, out: Tensor) -> None:
+        for tokens, result in zip(self.norm(x), out, strict=True):
+            torch.addmm(self.fc1.bias, tokens.flatten(0, -2), self.fc1.weight.T, out=result.flatten(0, -2))
+
+    def _mixed(self, hidden: Tensor) -> Tensor:
+        conv: Any = self.dwconv
+        convolve = F.conv3d if hidden.ndim == 5 else F.conv2d
+        padding = (0, *[1] * (hidden.ndim - 3))
+        mixed = convolve(channels_first(hidden), conv.weight, conv.bias, padding=padding, groups=conv.groups)
+        return torch.ops.aten.gelu_(channels_last(mixed))
 
 
 class FoldedLevel(nn.Module):
@@ -230,13 +276,12 @@ def _affine_of(norm: Any) -> tuple[Tensor, Tensor]:
     return gain, norm.bias.double() - norm.running_mean.double() * gain
 
 
-def _fold_ffn(ffn: MixFFN) -> None:
-    if isinstance(ffn.norm, nn.Identity):
+def _fold_norm(conv: Any, norm: Any) -> None:
+    """Put the BatchNorm behind a convolution into it."""
+    if isinstance(norm, nn.Identity):
         return
-    gain, shift = _affine_of(ffn.norm)
-    conv: Any = ffn.dwconv
+    gain, shift = _affine_of(norm)
     bias = shift + gain * _bias(conv)
     weight = conv.weight.double() * gain.view(-1, *[1] * (conv.weight.ndim - 1))
     conv.weight = nn.Parameter(weight.float(), requires_grad=False)
     conv.bias = nn.Parameter(bias.float(), requires_grad=False)
-    ffn.norm = nn.Identity()
