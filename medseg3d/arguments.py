@@ -58,6 +58,17 @@ def label(text: str) -> tuple[str, list[int]]:
     return name.strip(), ids
 
 
+def sizes(text: str) -> tuple[int, ...]:
+    """``96,96,64`` as numbers of voxels."""
+    try:
+        found = tuple(int(part) for part in re.split("[,x]", text))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must have the form 96,96,64, or 512,512 for pictures")
+    return found
+
+
 Verb = Callable[[argparse.Namespace], int]
 
 
@@ -108,10 +119,22 @@ def _train(sub: argparse.ArgumentParser) -> None:
 
 def _predict(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
-    add("--model", type=Path, required=True, metavar="RUN", help="run directory of a training")
+    add(
+        "--model",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="RUN",
+        help="run directory of a training; given several times, an ensemble",
+    )
     add("-i", "--input", type=Path, required=True, metavar="FOLDER", help="folder of scans, or one file")
     add("-o", "--output", type=Path, required=True, metavar="FOLDER")
     add("--probabilities", action="store_true", help="write the probabilities of every label, too")
+    add(
+        "--uncertainty",
+        action="store_true",
+        help="write where the models (of one model: the flips of --tta, which this switches on) disagree",
+    )
     add("--overwrite", action="store_true", help="do again what is done; default: skip it, redo what is stale")
     add("--part", metavar="K/N", help="the K-th of N shares of the cases, for job arrays")
     add(
@@ -121,6 +144,12 @@ def _predict(sub: argparse.ArgumentParser) -> None:
     )
     add("--tta", action="store_true", help="average over the flips that the task's anatomy allows")
     add("--dense", action="store_true", help="full logits on the network grid before the way back, as MONAI does")
+    add(
+        "--roi",
+        type=sizes,
+        metavar="D,H,W",
+        help="window in voxels of the network's grid (x,y,z of RAS+); default: the model's",
+    )
     add("--overlap", type=float, help="of neighbouring windows, 0 to below 1; default: the model's")
     add("--precision", choices=("auto", "bf16", "float32"), default="auto")
     add("--device", help="cpu, cuda or cuda:N; default: a GPU where there is one")
@@ -132,7 +161,7 @@ def _predict(sub: argparse.ArgumentParser) -> None:
 def _verify(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add("file", type=Path, metavar="FILE", help="a label map that predict wrote, with its sidecar beside it")
-    add("--model", type=Path, metavar="RUN", help="where the model lies now")
+    add("--model", type=Path, action="append", metavar="RUN", help="where the model lies now; all of an ensemble")
     add("-i", "--input", type=Path, metavar="FOLDER", help="where the scans lie now")
     add("--device", help="cpu, cuda or cuda:N")
     _json(sub)

@@ -80,9 +80,11 @@ def predict(options: argparse.Namespace) -> int:
         options.input,
         options.output,
         probabilities=options.probabilities,
+        uncertainty=options.uncertainty,
         overwrite=options.overwrite,
         part=options.part,
         dense=options.dense,
+        roi_size=options.roi,
         overlap=options.overlap,
         precision=options.precision,
         device=options.device,
@@ -95,9 +97,11 @@ def predict(options: argparse.Namespace) -> int:
     good = len(result.done) + len(result.skipped)
     if options.json:
         kinds = {"done": result.done, "skipped": result.skipped, "elsewhere": result.elsewhere, "failed": failed}
-        print(json.dumps(kinds, indent=2))
+        print(json.dumps({**kinds, "triage": result.triage}, indent=2))
     else:
         print(f"{good} of {good + len(failed)} cases are segmented in {options.output}")
+        if worst := result.worst():
+            print(worst)
         for name, why in failed.items():
             print(f"failed: {name}: {why}", file=sys.stderr)
     if not failed:

@@ -12,8 +12,9 @@ import torch
 
 from medseg3d.checks import ConfigError, ModelError
 from medseg3d.inference.confidence import Calibration, Disagreement, fit_calibration
-from medseg3d.inference.model import load_model, load_models, store_calibration
+from medseg3d.inference.model import load_model, load_models, store_calibrations
 from medseg3d.inference.predictor import Predictor
+from medseg3d.io.digest import sha256_of
 from medseg3d.task import Task
 from medseg3d.volume import Volume
 from tests.test_predictor import BALL, edit, save_model
@@ -56,36 +57,48 @@ def test_parts_add_up() -> None:
 
 
 def test_a_line_through_three_cases() -> None:
-    line = fit_calibration([0.8, 0.9, 1.0], [0.5, 0.7, 0.9], members=4)
+    line = fit_calibration([0.8, 0.9, 1.0], [0.5, 0.7, 0.9], models=2, flips=2, compared=True)
     assert (line.slope, line.intercept) == (pytest.approx(2), pytest.approx(-1.1))
-    assert (line.cases, line.members) == (3, 4)
+    assert (line.cases, line.models, line.flips, line.compared) == (3, 2, 2, True)
+    assert line.is_for(models=2, flips=2, compared=True)
+    assert not line.is_for(models=4, flips=1, compared=True), "four models expect other things than two with two flips"
     assert line(0.85) == pytest.approx(0.6)
     assert (line(0.1), line(2)) == (0, 1)
     assert Calibration.from_dict(json.loads(json.dumps(line.as_dict()))) == line
-    falling = fit_calibration([0.8, 0.9, 1.0], [0.9, 0.7, 0.5], members=1)
+    falling = fit_calibration([0.8, 0.9, 1.0], [0.9, 0.7, 0.5])
     assert (falling.slope, falling.intercept) == (0, pytest.approx(0.7))
-    assert fit_calibration([0.9] * 3, [0.6, 0.7, 0.8], members=1)(0.3) == pytest.approx(0.7)
+    assert fit_calibration([0.9] * 3, [0.6, 0.7, 0.8])(0.3) == pytest.approx(0.7)
     with pytest.raises(ConfigError, match="2 validation cases are too few to calibrate; at least 3"):
-        fit_calibration([0.8, 0.9, math.nan], [0.5, 0.7, 0.9], members=4)
+        fit_calibration([0.8, 0.9, math.nan], [0.5, 0.7, 0.9])
     with pytest.raises(ConfigError, match="has the wrong form"):
         Calibration.from_dict({"slope": 1})
 
 
-def test_a_calibration_is_stored_with_the_model_and_used(tmp_path: Path) -> None:
+def test_a_calibration_is_stored_with_the_model_and_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_model(tmp_path / "run", BALL)
     data = np.random.default_rng(0).random((1, 20, 20, 20), dtype=np.float32)
     scan = Volume(data, np.eye(4))
     before = Predictor.from_bundle(tmp_path / "run").predict(scan)
     assert before.raw_dice is not None
     assert before.expected_dice is None
-    store_calibration(tmp_path / "run", Calibration(0.5, 0.1, 7, members=1))
-    assert load_model(tmp_path / "run").calibration == Calibration(0.5, 0.1, 7, 1)
+    own = sha256_of(tmp_path / "run" / "models" / "model.safetensors")
+    line = Calibration(0.5, 0.1, 7, weights_sha256=(own,))
+    store_calibrations(tmp_path / "run", [Calibration(0.9, 0.9, 5, weights_sha256=(own,))])
+    store_calibrations(tmp_path / "run", [line, Calibration(0.25, 0.5, 3, models=2, weights_sha256=(own, own))])
+    assert load_model(tmp_path / "run").calibrations[0] == line
+    assert len(load_model(tmp_path / "run").calibrations) == 2
     after = Predictor.from_bundle(tmp_path / "run").predict(scan)
     assert after.expected_dice == pytest.approx(0.1 + 0.5 * before.raw_dice)
-    # Fitted on single predictions, it says nothing about an ensemble's agreement.
-    twice = Predictor.from_bundle([tmp_path / "run"] * 2).predict(scan, uncertainty=True)
-    assert twice.expected_dice is None
-    edit(tmp_path / "run", "medseg3d", "inference", "calibration", "slope", value="steep")
+    # Each kind of prediction has a line of its own, or none.
+    both = Predictor.from_bundle([tmp_path / "run"] * 2)
+    assert both.predict(scan).expected_dice == pytest.approx(0.5 + 0.25 * before.raw_dice, abs=1e-4)
+    assert both.predict(scan, uncertainty=True).expected_dice is None
+    assert not caplog.records
+    store_calibrations(tmp_path / "run", [Calibration(0, 0, 4, weights_sha256=("0" * 64,))])
+    edit(tmp_path / "run", "medseg3d", "inference", "calibrations", value=[line.as_dict() | {"weights_sha256": ["0"]}])
+    assert Predictor.from_bundle(tmp_path / "run").predict(scan).expected_dice is None
+    assert "belongs to other weights" in caplog.text
+    edit(tmp_path / "run", "medseg3d", "inference", "calibrations", value=[{"slope": "steep"}])
     with pytest.raises(ModelError, match="has the wrong form"):
         load_model(tmp_path / "run")
 

@@ -76,14 +76,14 @@ def test_a_folder_and_one_bad_case_in_it(run: Path, tmp_path: Path, caplog: pyte
 def test_an_unforeseen_error_costs_one_case_alone(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_scans(tmp_path / "in", ["a", "b"])
     predictor = Predictor.from_bundle(run)
-    logits = predictor.logits
+    predict = predictor.predict
 
-    def sometimes(volume: Volume) -> Any:
+    def sometimes(volume: Volume, **options: Any) -> Any:
         if volume.data.max() < 1:
             raise RuntimeError("out of luck")
-        return logits(volume)
+        return predict(volume, **options)
 
-    monkeypatch.setattr(predictor, "logits", sometimes)
+    monkeypatch.setattr(predictor, "predict", sometimes)
     result = predict_folder(predictor, tmp_path / "in", tmp_path / "out")
     assert result.done == ["b"]
     assert result.failed["a"].message == "out of luck"
@@ -96,10 +96,10 @@ def test_an_interruption_is_not_taken_for_a_bad_case(
     save_scans(tmp_path / "in", ["a"])
     predictor = Predictor.from_bundle(run)
 
-    def interrupted(volume: Volume) -> Any:
+    def interrupted(volume: Volume, **options: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predictor, "logits", interrupted)
+    monkeypatch.setattr(predictor, "predict", interrupted)
     with pytest.raises(KeyboardInterrupt):
         predict_folder(predictor, tmp_path / "in", tmp_path / "out")
 
@@ -207,15 +207,15 @@ def test_without_looking_ahead_a_case_is_written_before_the_next_is_read() -> No
 
 def interrupting(predictor: Predictor, at: int, how: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the network of a predictor be interrupted at a case (from 1)."""
-    logits, calls = predictor.logits, []
+    predict, calls = predictor.predict, []
 
-    def logits_or_not(volume: Volume) -> Any:
+    def predict_or_not(volume: Volume, **options: Any) -> Any:
         calls.append(volume)
         if len(calls) == at:
             how()
-        return logits(volume)
+        return predict(volume, **options)
 
-    monkeypatch.setattr(predictor, "logits", logits_or_not)
+    monkeypatch.setattr(predictor, "predict", predict_or_not)
 
 
 def press_ctrl_c() -> None:
@@ -327,7 +327,7 @@ def test_probabilities_come_later_and_go_when_they_no_longer_belong(run: Path, t
     save_scans(scans, ["a"])
     predict_folder(run, scans, out)
     result = predict_folder(run, scans, out, probabilities=True)
-    assert result.redone == {"a": "there are no probabilities of it yet"}
+    assert result.redone == {"a": "it has no probabilities yet"}
     assert (out / "a_probabilities.nii.gz").is_file()
     assert predict_folder(run, scans, out).skipped == ["a"]
     assert (out / "a_probabilities.nii.gz").is_file()
@@ -618,12 +618,12 @@ import sys, time
 from medseg3d.inference.folder import predict_folder
 from medseg3d.inference.predictor import Predictor
 predictor = Predictor.from_bundle(sys.argv[1], precision="float32")
-logits = predictor.logits
-def slow(volume):
+predict = predictor.predict
+def slow(volume, **options):
     print("computing", flush=True)
     time.sleep(float(sys.argv[4]))
-    return logits(volume)
-predictor.logits = slow
+    return predict(volume, **options)
+predictor.predict = slow
 result = predict_folder(predictor, sys.argv[2], sys.argv[3], progress=False)
 print("result", *result.done, flush=True)
 """

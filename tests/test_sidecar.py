@@ -16,10 +16,11 @@ from torch import nn
 
 from medseg3d.checks import Finding, InputError
 from medseg3d.inference.claims import Claims
+from medseg3d.inference.description import describe_labels
 from medseg3d.inference.folder import predict_folder
 from medseg3d.inference.predictor import Predictor
 from medseg3d.inference.provenance import hint, options_of, relative_name, without_paths
-from medseg3d.inference.sidecar import FORMAT, describe_labels, read_sidecar, sidecar_path, write_sidecar
+from medseg3d.inference.sidecar import FORMAT, read_sidecar, sidecar_path, write_sidecar
 from medseg3d.inference.summary import write_summary
 from medseg3d.io.images import write_volume
 from medseg3d.preprocessing import Preprocessing
@@ -111,14 +112,14 @@ def test_no_patient_text_and_no_absolute_path_in_what_is_written(run: Path, tmp_
     image.header.set_data_shape((9, 9, 9, 2))
     nib.save(nib.Nifti1Image(np.ones((9, 9, 9, 2), np.float32), np.eye(4)), folder / "several.nii.gz")
     predictor = Predictor.from_bundle(run)
-    logits = predictor.logits
+    predict = predictor.predict
 
-    def clumsy(volume: Volume) -> Any:
+    def clumsy(volume: Volume, **options: Any) -> Any:
         if volume.shape == (7, 7, 7):
             raise RuntimeError(f"cannot open '{tmp_path}/secret/weights.bin' or /home/doe/x.txt: 50 mm/s, a/b")
-        return logits(volume)
+        return predict(volume, **options)
 
-    predictor.logits = clumsy  # type: ignore[method-assign]
+    predictor.predict = clumsy  # type: ignore[method-assign]
     write_volume(Volume(np.ones((1, 7, 7, 7), np.float32), np.eye(4)), folder / "clumsy.nii.gz")
     result = predict_folder(predictor, folder, tmp_path / "out")
     assert result.done == ["good"]

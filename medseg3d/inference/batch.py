@@ -10,28 +10,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from medseg3d.checks import Finding, MedSegError
+from medseg3d.inference.announcement import Announced
 from medseg3d.inference.claims import Claims
+from medseg3d.inference.description import confidence_again, describe_labels, describe_values, dice_in_words
 from medseg3d.inference.pipeline import run_pipeline
+from medseg3d.inference.prediction import Prediction
 from medseg3d.inference.predictor import Predictor
 from medseg3d.inference.provenance import inputs_of
-from medseg3d.inference.results import FolderResult, finding_of, output_files
+from medseg3d.inference.results import FolderResult, finding_of, output_files, write_values
 from medseg3d.inference.sidecar import (
     DONE,
     FAILED,
     Origin,
     damage,
-    describe_labels,
     read_sidecar,
     sidecar_path,
     write_sidecar,
 )
-from medseg3d.io.atomic import atomic_write
 from medseg3d.io.cases import Case, read_image
 from medseg3d.io.images import write_volume
+from medseg3d.io.scratch import scratch_array
 from medseg3d.task import Task
 from medseg3d.volume import Volume
 
@@ -47,8 +48,7 @@ class _Job:
     inputs: list[dict[str, Any]]
     image: Volume | None
     before: dict[str, Any] | None
-    labels: Volume | None = None
-    logits: tuple[Any, ...] | None = None
+    prediction: Prediction | None = None
     classes: dict[str, float] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -66,7 +66,7 @@ class Batch:
         origin: what the results come from.
         claims: of this process in ``output``.
         result: filled case by case.
-        kinds: of ``labels`` and ``probabilities``, what is written; nothing for classification.
+        kinds: of ``labels``, ``probabilities`` and ``uncertainty``, what is written; nothing for classification.
         overwrite: compute what is done, too.
         finished: called after each case.
     """
@@ -93,6 +93,7 @@ class Batch:
         self.kinds = kinds
         self.overwrite = overwrite
         self.finished = finished
+        self._announced = Announced()
         self._numbers: dict[str, str] = {}
         self._pending: deque[Case] = deque()
         self._elsewhere: list[Case] = []
@@ -147,6 +148,8 @@ class Batch:
         if before is not None and before["status"] == DONE:
             changed = self.origin.difference(before, inputs) or damage(before, self.output, self.kinds)
             if changed is None and not self.overwrite:
+                if (known := confidence_again(self.predictor, before)) is not None:
+                    write_sidecar(path, case.name, {**before, "confidence": known})
                 self.result.skipped.append(case.name)
                 logger.debug("case %s (%s): done before", case.name, self._numbers[case.name])
                 return None
@@ -177,27 +180,28 @@ class Batch:
             assert job.image is not None
             if self.predictor.task.kind == "classification":
                 job.classes = self.predictor.classify(job.image)
-                job.image = None
-            else:
-                job.logits = self.predictor.logits(job.image)
                 job.timed("network", began)
-                if self.predictor.device.type == "cpu":  # a GPU goes on with the next case while this one is decoded
-                    self._decode(job)
-                return job
+            else:
+                job.prediction = self._predicted(job.case, job.image)
+                job.seconds |= job.prediction.seconds
+                self._announced.took(job.prediction)
+            job.image = None
         except Exception as error:
             self._fail(job.case, error)
             return None
-        job.timed("network", began)
         return job
 
-    def _decode(self, job: _Job) -> None:
-        began = time.perf_counter()
-        assert job.image is not None
-        assert job.logits is not None
-        job.labels = self.predictor.labels_from(job.image, *job.logits)
-        if "probabilities" not in self.kinds:
-            job.image = job.logits = None
-        job.timed("decode", began)
+    def _predicted(self, case: Case, image: Volume) -> Prediction:
+        room: Any = False
+        if "probabilities" in self.kinds:
+            shape = (self.predictor.task.out_channels, *image.shape)
+            room = scratch_array(shape, output_files(case, self.output)["probabilities"])
+        return self.predictor.predict(
+            image,
+            probabilities=room,
+            uncertainty="uncertainty" in self.kinds,
+            announce=lambda setting: self._announced.announce(f"case {case.name}", setting),
+        )
 
     # Writing
 
@@ -215,35 +219,29 @@ class Batch:
             self._fail(case, error)
             return
         self.result.done.append(case.name)
-        logger.info("case %s (%s): %.1f s", case.name, self._numbers[case.name], time.perf_counter() - job.began)
+        seconds = time.perf_counter() - job.began
+        logger.info("case %s (%s): %.1f s%s", case.name, self._numbers[case.name], seconds, dice_in_words(sidecar))
         self._finish(case)
 
     def _put(self, job: _Job) -> tuple[dict[str, Path], dict[str, Any]]:
         """Write the results of a case; returns the files, and what is in them."""
         if job.classes is not None:
             return {}, {"classes": job.classes}
-        if job.labels is None:
-            self._decode(job)
-        assert job.labels is not None
+        prediction = job.prediction
+        assert prediction is not None
         files = output_files(job.case, self.output)
         began = time.perf_counter()
-        write_volume(job.labels, files["labels"])
-        content = describe_labels(job.labels, self.predictor.task)
-        job.labels = None
-        if "probabilities" in self.kinds:
-            assert job.image is not None
-            assert job.logits is not None
-            values = self.predictor.probabilities_from(job.image, *job.logits)
-            job.image = job.logits = None
-            if files["probabilities"].suffix == ".npy":
-                atomic_write(files["probabilities"], lambda file: np.save(file, values.data))
-            else:
-                write_volume(values, files["probabilities"])
+        write_volume(prediction.labels, files["labels"])
+        for kind in ("probabilities", "uncertainty"):
+            if kind in self.kinds:
+                write_values(getattr(prediction, kind), files[kind])
+        content = describe_labels(prediction.labels, self.predictor.task)
+        content |= describe_values(self.predictor, prediction)
         job.timed("write", began)
         return {kind: files[kind] for kind in self.kinds}, content
 
     def _remove_leftovers(self, job: _Job, written: dict[str, Path]) -> None:
-        """Probabilities of an earlier run do not belong to the new labels."""
+        """Probabilities and uncertainty of an earlier run do not belong to the new labels."""
         earlier = (job.before or {}).get("outputs", {})
         for kind, path in output_files(job.case, self.output).items():
             if kind in earlier and kind not in written:

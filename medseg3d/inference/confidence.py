@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,46 +19,66 @@ LEAST_CASES = 3
 
 @dataclass(frozen=True)
 class Calibration:
-    """The straight line from what the model itself expects to the Dice of validation cases.
+    """The straight line from what a prediction itself expects to the Dice of validation cases.
 
     Args:
         slope, intercept: of the line; the slope is never negative, so that the order of cases stays.
         cases: number of validation cases it was fitted on.
-        members: how many predictions were compared, as other numbers expect other things; 1 for a single one.
+        models: how many models were averaged.
+        flips: over how many flips of the image, 1 for the image alone.
+        compared: whether these members were compared with each other; else their mean was held against its own
+            probabilities. Each kind of prediction expects other things, and has a line of its own.
+        weights_sha256: of the models, in any order: a line says nothing about other weights. Empty where nobody asks.
     """
 
     slope: float
     intercept: float
     cases: int
-    members: int
+    models: int = 1
+    flips: int = 1
+    compared: bool = False
+    weights_sha256: tuple[str, ...] = ()
 
     def __call__(self, expected: float) -> float:
         return float(np.clip(self.intercept + self.slope * expected, 0, 1))
 
+    def is_for(self, *, models: int, flips: int, compared: bool) -> bool:
+        """Whether it was fitted on predictions of this kind."""
+        return (self.models, self.flips, self.compared) == (models, flips, compared)
+
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types, stored as ``medseg3d.inference.calibration`` in a model's metadata."""
-        return {"slope": self.slope, "intercept": self.intercept, "cases": self.cases, "members": self.members}
+        """Plain JSON types, stored in the list ``medseg3d.inference.calibrations`` of a model's metadata."""
+        return {**asdict(self), "weights_sha256": list(self.weights_sha256)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
         """Raises ConfigError for missing or malformed values."""
         try:
             numbers = (float(values["slope"]), float(values["intercept"]))
-            out = cls(*numbers, int(values["cases"]), int(values["members"]))
+            counts = (int(values["cases"]), int(values["models"]), int(values["flips"]))
+            out = cls(*numbers, *counts, bool(values["compared"]), tuple(map(str, values["weights_sha256"])))
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"calibration {dict(values)} has the wrong form ({error!r})") from None
+            raise ConfigError(f"calibration {values} has the wrong form ({error!r})") from None
         if not np.isfinite(numbers).all():
             raise ConfigError(f"calibration {dict(values)} holds numbers that are none")
         return out
 
 
-def fit_calibration(expected: Sequence[float], dice: Sequence[float], members: int) -> Calibration:
+def fit_calibration(
+    expected: Sequence[float],
+    dice: Sequence[float],
+    *,
+    models: int = 1,
+    flips: int = 1,
+    compared: bool = False,
+    weights_sha256: Sequence[str] = (),
+) -> Calibration:
     """The line through ``(expected, dice)`` of validation cases, by least squares with a slope of at least 0.
 
     Args:
         expected: ``Prediction.raw_dice`` of each case.
         dice: what each case's mean Dice turned out to be.
-        members: of the predictions that were compared.
+        models, flips, compared, weights_sha256: of the predictions, as in ``Calibration``.
 
     Raises:
         ConfigError: for fewer than ``LEAST_CASES`` cases.
@@ -69,7 +89,8 @@ def fit_calibration(expected: Sequence[float], dice: Sequence[float], members: i
     x, y = pairs.T
     spread = float(((x - x.mean()) ** 2).sum())
     slope = max(float(((x - x.mean()) * (y - y.mean())).sum()) / spread, 0.0) if spread > 1e-12 else 0.0
-    return Calibration(slope, float(y.mean() - slope * x.mean()), len(pairs), members)
+    line = (slope, float(y.mean() - slope * x.mean()), len(pairs))
+    return Calibration(*line, models, flips, compared, tuple(weights_sha256))
 
 
 class Disagreement:

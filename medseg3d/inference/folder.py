@@ -20,7 +20,7 @@ from medseg3d.checks import ConfigError, Finding, InputError
 from medseg3d.inference.batch import Batch
 from medseg3d.inference.claims import Claims
 from medseg3d.inference.predictor import Predictor
-from medseg3d.inference.provenance import hint, models_of, options_of, precision_of
+from medseg3d.inference.provenance import Model, hint, models_of, options_of, precision_of
 from medseg3d.inference.results import FolderResult, output_files
 from medseg3d.inference.sidecar import Origin
 from medseg3d.inference.summary import write_summary
@@ -34,13 +34,14 @@ STALE_AFTER_S = 3600.0
 
 
 def predict_folder(
-    model: str | Path | Predictor,
+    model: Model,
     input: str | Path,
     output: str | Path,
     *,
     task: Task | None = None,
     cases: Sequence[Case] | None = None,
     probabilities: bool = False,
+    uncertainty: bool = False,
     overwrite: bool = False,
     part: str | None = None,
     dense: bool = False,
@@ -55,21 +56,24 @@ def predict_folder(
     """Predict every case of a folder.
 
     Each case becomes ``NAME.nii.gz`` (``NAME.png`` for a picture) on its own grid; with ``probabilities`` also
-    ``NAME_probabilities.nii.gz`` (float32; ``.npy`` for a picture). Beside it lies a sidecar, ``NAME.nii.gz.json``, with
-    the hashes of what it was made from. Classification gives ``NAME.classes.json`` per case and one
-    ``predictions.csv``. ``predictions.json`` sums up what the folder holds.
+    ``NAME_probabilities.nii.gz`` (float32; ``.npy`` for a picture), and with ``uncertainty`` ``NAME_uncertainty.nii.gz``.
+    Beside it lies a sidecar, ``NAME.nii.gz.json``, with the hashes of what it was made from. Classification gives
+    ``NAME.classes.json`` per case and one ``predictions.csv``. ``predictions.json`` sums up what the folder holds, with the
+    Dice to expect of each case and those to look at first.
 
     A second call skips what is done, and does again what is stale: where the input, the weights, an option or the file
     written has changed. Any number of processes may work on one folder at the same time. While one case is computed the
     next is read and the last one written.
 
     Args:
-        model: run directory or bundle, or a ``Predictor``, whose own options then count.
+        model: run directory or bundle, several of them as an ensemble, or a ``Predictor``, whose own options then count.
         input: folder with scans, in any layout that ``find_cases`` knows.
         output: folder to write to; made where it is missing.
         task: whose channel names the scans go by, if not those of the model's task.
         cases: predict these, and look for none in ``input``.
         probabilities: write probabilities too.
+        uncertainty: write where the models of an ensemble disagree; of one model, where its flips do (``tta``, which this
+            switches on).
         overwrite: do everything again.
         part: ``K/N``: the K-th of N shares, for job arrays; K counts from 1.
         dense, roi_size, overlap, batch_size, device, precision, options: as for ``Predictor``; None leaves the model's
@@ -85,10 +89,15 @@ def predict_folder(
     share = None if part is None else _share(part)
     options |= {"roi_size": roi_size, "overlap": overlap, "batch_size": batch_size, "device": device}
     options |= {"precision": precision, "dense": dense}
+    if uncertainty and not isinstance(model, Predictor) and len(_directories(model)) == 1:
+        logger.info("one model: the uncertainty is the disagreement among the flips of each scan (--tta)")
+        options["tta"] = True
     if isinstance(model, Predictor):
         predictor, asked = model, {}
     else:
         predictor, asked = Predictor.from_bundle(model, **options), options
+    if uncertainty:
+        _check_members(predictor)
     task = task or predictor.task
     if list(task.channels) != list(predictor.task.channels):
         raise ConfigError(
@@ -106,16 +115,20 @@ def predict_folder(
     root = root if root.is_dir() else root.parent
     kinds: tuple[str, ...] = ()
     if predictor.task.kind == "segmentation":
-        kinds = ("labels", "probabilities") if probabilities else ("labels",)
+        wanted = {"labels": True, "probabilities": probabilities, "uncertainty": uncertainty}
+        kinds = tuple(kind for kind, asked_for in wanted.items() if asked_for)
     cases, refused = _without_collisions(cases, refused, output, kinds)
     names = [case.name for case in cases]
     mine = set(sorted([*names, *refused])[share] if share else [*names, *refused])
     own = [case for case in cases if case.name in mine]
     result = FolderResult(output, failed={name: why for name, why in refused.items() if name in mine})
     claims = Claims(output)
+    models = models_of(model)
+    if len({m["weights_sha256"] for m in models}) < len(models):
+        logger.warning("some of the models have the same weights: they cannot disagree, and are averaged twice")
     origin = Origin(
         root,
-        models_of(model),
+        models,
         options_of(predictor, asked),
         {"device": predictor.device.type, "precision": precision_of(predictor)},
         _hints(model, root, output),
@@ -130,7 +143,7 @@ def predict_folder(
             batch.run(own, ahead=options.get("max_ram") is None)
     finally:
         try:
-            write_summary(output, claims, predictor.task, names, refused, root)
+            result.triage = write_summary(output, claims, predictor.task, names, refused, root)["triage"]
         except (InputError, OSError) as error:
             logger.warning("the summary could not be written: %s", error)
         claims.close()
@@ -185,11 +198,26 @@ def _without_collisions(
     return kept, refused
 
 
-def _hints(model: str | Path | Predictor, root: Path, output: Path) -> dict[str, Any]:
-    """Where model and inputs lie as seen from the output folder, as far as that may be told."""
-    if isinstance(model, Predictor):
-        return {"models": [None], "input": hint(root, output)}
-    return {"models": [hint(Path(model), output)], "input": hint(root, output)}
+def _directories(model: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(model)] if isinstance(model, (str, Path)) else [Path(directory) for directory in model]
+
+
+def _check_members(predictor: Predictor) -> None:
+    """Refuse uncertainty, before any work, where nothing can disagree."""
+    task = predictor.task
+    if task.kind != "segmentation":
+        raise ConfigError(f"task {task.name!r} is one of {task.kind}; uncertainty maps are for segmentation")
+    if predictor.members == 1:
+        raise ConfigError(
+            f"uncertainty compares several models or flips, and task {task.name!r} allows no flips (mirror_axes); "
+            "give several models (--model A --model B)"
+        )
+
+
+def _hints(model: Model, root: Path, output: Path) -> dict[str, Any]:
+    """Where models and inputs lie as seen from the output folder, as far as that may be told."""
+    models = [None] if isinstance(model, Predictor) else [hint(directory, output) for directory in _directories(model)]
+    return {"models": models, "input": hint(root, output)}
 
 
 def _remove_stale_temporaries(output: Path) -> None:

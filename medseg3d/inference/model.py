@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from medseg3d.checks import ConfigError, ModelError
 from medseg3d.inference.confidence import Calibration
 from medseg3d.io.atomic import atomic_write
+from medseg3d.io.digest import sha256_of
 from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task
 
@@ -24,6 +25,8 @@ METADATA = Path("configs", "metadata.json")
 WEIGHTS = (Path("models", "model.safetensors"), Path("models", "model.pt"))
 """Where the weights may lie, in order of preference."""
 SECTION = "medseg3d"
+CALIBRATIONS = "calibrations"
+"""Key below ``inference``: what is known of a model and changes none of its results."""
 KEYS = ("task", "network", "preprocessing", "inference")
 
 
@@ -38,7 +41,8 @@ class TrainedModel:
         roi_size: window in voxels of the network grid.
         overlap: of windows.
         phantom: whether it was trained on the sample phantoms, so that it knows no real scan.
-        calibration: of the Dice to expect, where it was fitted on validation cases.
+        weights_sha256: hash of the file of weights.
+        calibrations: of the Dice to expect, fitted on validation cases, for these weights or for ensembles with them.
     """
 
     network: nn.Module
@@ -47,7 +51,8 @@ class TrainedModel:
     roi_size: tuple[int, ...]
     overlap: float
     phantom: bool
-    calibration: Calibration | None = None
+    weights_sha256: str
+    calibrations: tuple[Calibration, ...] = ()
 
 
 def load_model(directory: str | Path) -> TrainedModel:
@@ -68,8 +73,7 @@ def load_model(directory: str | Path) -> TrainedModel:
         network = build_network(section["network"])
         roi_size = tuple(int(n) for n in section["inference"].get("roi_size", task.patch_size))
         overlap = float(section["inference"].get("overlap", 0.5))
-        stored = section["inference"].get("calibration")
-        calibration = None if stored is None else Calibration.from_dict(stored)
+        calibrations = tuple(map(Calibration.from_dict, section["inference"].get(CALIBRATIONS, ())))
     except (AttributeError, ConfigError, TypeError, ValueError) as error:
         raise ModelError(f"{directory / METADATA}: {error}; this is no model that this version can use") from None
     for key, wanted in (("in_channels", task.in_channels), ("out_channels", task.out_channels)):
@@ -78,12 +82,22 @@ def load_model(directory: str | Path) -> TrainedModel:
                 f"{directory / METADATA}: the network has {section['network'][key]} {key} and task {task.name!r} needs "
                 f"{wanted}; the two do not belong together"
             )
+    path = weights_file(directory)
+    _load_weights(network, read_weights(path), path)
+    phantom = bool(section.get("phantom", False))
+    return TrainedModel(network.eval(), task, preprocessing, roi_size, overlap, phantom, sha256_of(path), calibrations)
+
+
+def weights_file(directory: Path) -> Path:
+    """Where a model's weights lie.
+
+    Raises:
+        ModelError: where there are none.
+    """
     path = next((directory / w for w in WEIGHTS if (directory / w).is_file()), None)
     if path is None:
         raise ModelError(f"{directory} holds no weights; expected {' or '.join(map(str, WEIGHTS))}")
-    _load_weights(network, read_weights(path), path)
-    phantom = bool(section.get("phantom", False))
-    return TrainedModel(network.eval(), task, preprocessing, roi_size, overlap, phantom, calibration)
+    return path
 
 
 def load_models(directories: Sequence[str | Path]) -> list[TrainedModel]:
@@ -96,7 +110,7 @@ def load_models(directories: Sequence[str | Path]) -> list[TrainedModel]:
     if not models:
         raise ModelError("no model given; give at least one run directory")
     for directory, model in zip(directories[1:], models[1:], strict=True):
-        for name in ("channels", "labels", "write", "spatial_dims"):
+        for name in ("kind", "channels", "labels", "write", "spatial_dims"):
             mine, theirs = getattr(models[0].task, name), getattr(model.task, name)
             if mine != theirs:
                 raise ModelError(
@@ -108,16 +122,29 @@ def load_models(directories: Sequence[str | Path]) -> list[TrainedModel]:
                 f"{directory} and {directories[0]} prepare scans in different ways ({model.preprocessing} against "
                 f"{models[0].preprocessing}); the models of an ensemble must agree"
             )
+        strides = [getattr(m.network, "stride", None) for m in (model, models[0])]
+        if strides[0] != strides[1]:
+            raise ModelError(
+                f"{directory} predicts at stride {strides[0]} and {directories[0]} at {strides[1]}; the models of an "
+                "ensemble must agree"
+            )
     return models
 
 
-def store_calibration(directory: str | Path, calibration: Calibration) -> None:
-    """Write a calibration into a model's metadata, ``medseg3d.inference.calibration``."""
+def store_calibrations(directory: str | Path, calibrations: Sequence[Calibration]) -> None:
+    """Write calibrations into a model's metadata, in place of those it has for the same weights and kinds."""
     path = Path(directory) / METADATA
     section = _read_metadata(path)
     values = json.loads(path.read_text(encoding="utf-8"))
-    values[SECTION] = {**section, "inference": {**section["inference"], "calibration": calibration.as_dict()}}
+    new = {_key(c): c.as_dict() for c in calibrations}
+    old = {_key(Calibration.from_dict(c)): c for c in section["inference"].get(CALIBRATIONS, ())}
+    values[SECTION] = {**section, "inference": {**section["inference"], CALIBRATIONS: [*(old | new).values()]}}
     atomic_write(path, json.dumps(values, indent=2) + "\n")
+
+
+def _key(calibration: Calibration) -> tuple[Any, ...]:
+    c = calibration
+    return c.models, c.flips, c.compared, tuple(sorted(c.weights_sha256))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,8 @@ class Prediction:
         label_dice: Dice to expect of each label that was found, as the model itself judges.
         raw_dice: their mean; None where nothing was found.
         expected_dice: the same, calibrated on validation cases; None without a calibration for this kind of prediction.
+        compared: how many members (models times flips) ``raw_dice`` comes from; 1: from the probabilities of their mean.
+        seconds: spent in ``network`` (and the way to its grid) and ``decode``.
         mode: ``windows`` or ``whole``.
         windows, skipped: windows of the plan, and those of them that held nothing.
         memory: what was estimated before the work.
@@ -44,6 +47,8 @@ class Prediction:
     label_dice: dict[str, float]
     raw_dice: float | None
     expected_dice: float | None
+    compared: int
+    seconds: Mapping[str, float]
     mode: str
     windows: int
     skipped: int

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class Predictor:
         skip_empty: do not compute windows in which every voxel is background (air, or the zeros of a stripped head).
         workers: windows computed at a time on a processor; default one per thread, up to 8.
         max_ram, max_vram: budgets in GB (10^9 bytes) for the process and the GPU.
-        calibration: of the expected Dice.
+        calibrations: of the expected Dice; the one for this kind of prediction counts.
 
     Raises:
         ConfigError: for an option that cannot be.
@@ -80,7 +81,7 @@ class Predictor:
         workers: int | None = None,
         max_ram: float | None = None,
         max_vram: float | None = None,
-        calibration: Calibration | None = None,
+        calibrations: Sequence[Calibration] = (),
     ) -> None:
         networks = [network] if isinstance(network, nn.Module) else list(network)
         if not networks:
@@ -94,14 +95,22 @@ class Predictor:
         self.dense, self.tta = dense, tta
         self.mode = "windows" if dense else mode
         self.skip_empty = skip_empty and not dense
-        self.calibration = calibration
+        self.calibrations = tuple(calibrations)
         if not 0 <= overlap < 1:
             raise ConfigError(f"overlap {overlap} must be at least 0 and below 1")
         if len(self.roi_size) != task.spatial_dims or min(self.roi_size) < 1:
             raise ConfigError(f"roi_size {self.roi_size} must be {task.spatial_dims} positive sizes")
         self.wishes = Wishes(self.mode, self.roi_size, overlap, batch_size, workers, max_ram, max_vram)
-        if len({int(getattr(n, "stride", 0)) for n in networks}) > 1:
+        strides = {int(getattr(n, "stride", 1)) for n in networks}
+        if len(strides) > 1:
             raise ConfigError("the networks of an ensemble must predict at one stride")
+        stride = strides.pop()
+        if any(n % stride for n in self.roi_size):
+            nearest = " x ".join(str(max(round(n / stride), 1) * stride) for n in self.roi_size)
+            raise ConfigError(
+                f"a window (roi) of {' x '.join(map(str, self.roi_size))} voxels must be divisible by {stride}, the "
+                f"network's stride, on every axis; the nearest that is: {nearest}"
+            )
         dtype = self.autocast or torch.float32
         segments = task.kind == "segmentation"
         self.networks = [(folded(n, dtype) if segments else n.eval()).to(self.device) for n in networks]
@@ -121,12 +130,19 @@ class Predictor:
         Raises:
             ModelError: saying which part of a directory is missing or wrong, or that the models do not belong together.
         """
-        models = load_models([directory] if isinstance(directory, (str, Path)) else directory)
+        directories = [directory] if isinstance(directory, (str, Path)) else list(directory)
+        models = load_models(directories)
         first = models[0]
-        if first.phantom:
-            logger.warning("%s was trained on sample phantoms: it works on phantoms, and on no real scan", directory)
+        for name, model in zip(directories, models, strict=True):
+            if model.phantom:
+                logger.warning("%s was trained on sample phantoms: it works on phantoms, and on no real scan", name)
         given = {k: v for k, v in options.items() if v is not None}
-        own = {"roi_size": first.roi_size, "overlap": first.overlap, "calibration": first.calibration}
+        hashes = sorted(m.weights_sha256 for m in models)
+        lines = dict.fromkeys(c for m in models for c in m.calibrations if c.models == len(models))
+        fitting = tuple(c for c in lines if sorted(c.weights_sha256) == hashes)
+        if lines and not fitting:
+            logger.warning("the calibration of the expected Dice belongs to other weights, and is not used")
+        own = {"roi_size": first.roi_size, "overlap": first.overlap, "calibrations": fitting}
         return cls([m.network for m in models], first.task, first.preprocessing, **{**own, **given})
 
     @property
@@ -153,7 +169,12 @@ class Predictor:
 
     @torch.no_grad()
     def predict(
-        self, volume: Volume, *, probabilities: bool | NDArray[np.float32] = False, uncertainty: bool = False
+        self,
+        volume: Volume,
+        *,
+        probabilities: bool | NDArray[np.float32] = False,
+        uncertainty: bool = False,
+        announce: Callable[[Setting], object] | None = None,
     ) -> Prediction:
         """Labels and what else is asked for, slab by slab: nothing of the size of the volume is held but results.
 
@@ -161,6 +182,7 @@ class Predictor:
             volume: to segment.
             probabilities: True, or an array ``(K, *spatial)`` to write them into, such as a file mapped into memory.
             uncertainty: where the members of an ensemble, or the flips of ``tta``, disagree.
+            announce: called with how it will be computed, and what that takes, before the work.
 
         Raises:
             ConfigError: uncertainty of a single member.
@@ -171,6 +193,9 @@ class Predictor:
             raise ConfigError("uncertainty needs several models or flips (tta) that can disagree; give them")
         grid = self._grid(volume)
         setting = self._setting(grid, apart=uncertainty, extra_outputs=int(uncertainty))
+        if announce is not None:
+            announce(setting)
+        began, decoding = time.perf_counter(), 0.0
         compared = Disagreement(self.task, self.members if uncertainty else 1)
         results = Results.empty(grid, self.task, probabilities, uncertainty)
         image, empty = self._image(volume, grid, setting)
@@ -180,22 +205,40 @@ class Predictor:
             rows = iter([full_logits(joined(setting.plan, rows), grid.shape, stride).movedim(axis + 1, 1)])
             stride = 1
         for slab in source_slabs(rows, grid, stride, axis):
+            painting = time.perf_counter()
             results.paint(slab, self.task)
+            decoding += time.perf_counter() - painting
         label_dice = compared.expected_dice()
         raw = sum(label_dice.values()) / len(label_dice) if label_dice else None
-        line = self.calibration if self.calibration and self.calibration.members == compared.members else None
         return Prediction(
             labels=volume.with_data(results.labels[None]),
             probabilities=None if results.probabilities is None else volume.with_data(results.probabilities),
             uncertainty=None if results.uncertainty is None else volume.with_data(results.uncertainty[None]),
             label_dice=label_dice,
             raw_dice=raw,
-            expected_dice=None if line is None or raw is None else line(raw),
+            expected_dice=self.expected_dice(raw, compared=uncertainty),
+            compared=compared.members,
+            seconds={"network": time.perf_counter() - began - decoding, "decode": decoding},
             mode=setting.mode,
             windows=setting.plan.count,
             skipped=len(empty.corners),
             memory=setting.memory,
         )
+
+    def expected_dice(self, raw_dice: float | None, *, compared: bool) -> float | None:
+        """The calibrated ``Prediction.raw_dice``; None without a calibration for this kind of prediction.
+
+        Args:
+            raw_dice: of a prediction; None where nothing was found.
+            compared: whether it was made with ``uncertainty``.
+        """
+        line = self.calibration(compared=compared)
+        return None if line is None or raw_dice is None else line(raw_dice)
+
+    def calibration(self, *, compared: bool) -> Calibration | None:
+        """The calibration for predictions with (``compared``) or without uncertainty, where there is one."""
+        models, flips = len(self.networks), len(self.flips)
+        return next((c for c in self.calibrations if c.is_for(models=models, flips=flips, compared=compared)), None)
 
     def estimate(self, volume: Volume, *, uncertainty: bool = False) -> MemoryEstimate:
         """What predicting a volume takes, before any work but finding its grid.

@@ -17,14 +17,16 @@ import torch
 
 from medseg3d import __version__
 from medseg3d.checks import Finding, ModelError
-from medseg3d.inference.model import METADATA, SECTION, WEIGHTS
+from medseg3d.inference.model import CALIBRATIONS, METADATA, SECTION, weights_file
 from medseg3d.inference.predictor import Predictor
 from medseg3d.io.dataset import Case
 from medseg3d.io.digest import sha256_of
 from medseg3d.task import Task
 
-NEUTRAL_OPTIONS = {"device", "batch_size", "max_ram", "max_vram", "progress"}
+NEUTRAL_OPTIONS = {"device", "batch_size", "workers", "max_ram", "max_vram", "calibrations"}
 """Options that change how a result is computed, but not what it is."""
+Model = str | Path | Predictor | Sequence[str | Path]
+"""What a result is made with: a run directory or bundle, several as an ensemble, or what is in memory already."""
 ABSOLUTE_PATH = re.compile(r"(?<![\w.~/\\])(?:/|[A-Za-z]:[\\/])(?:[^\s/\\:;,'\"()]+[\\/])+(?=[^\s/\\]|$)")
 """The folders of an absolute path; its last part stays."""
 
@@ -38,7 +40,7 @@ def inputs_of(case: Case, task: Task, root: Path) -> list[dict[str, Any]]:
     ]
 
 
-def models_of(model: str | Path | Predictor | Sequence[str | Path]) -> list[dict[str, Any]]:
+def models_of(model: Model) -> list[dict[str, Any]]:
     """Name and hashes of each model: of its weights and of the metadata that ``predict`` reads.
 
     A ``Predictor`` is hashed as it lies in memory, which is another hash than that of a file.
@@ -54,11 +56,10 @@ def models_of(model: str | Path | Predictor | Sequence[str | Path]) -> list[dict
 
 
 def _in_directory(directory: Path) -> dict[str, Any]:
-    weights = next((directory / w for w in WEIGHTS if (directory / w).is_file()), None)
-    if weights is None:
-        raise ModelError(f"{directory} holds no weights; expected {' or '.join(map(str, WEIGHTS))}")
+    weights = weights_file(directory)
     try:
         section = json.loads((directory / METADATA).read_text(encoding="utf-8"))[SECTION]
+        section["inference"].pop(CALIBRATIONS, None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{directory / METADATA} cannot be read ({error})") from None
     return {

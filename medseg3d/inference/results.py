@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from medseg3d.checks import Finding, InputError, MedSegError
+from medseg3d.io.atomic import atomic_write
 from medseg3d.io.dataset import Case
-from medseg3d.io.images import PICTURE_SUFFIXES, image_suffix
+from medseg3d.io.images import PICTURE_SUFFIXES, image_suffix, write_volume
+from medseg3d.volume import Volume
 
 
 @dataclass
@@ -23,6 +27,7 @@ class FolderResult:
         skipped: names of those that were done before, or by another process meanwhile.
         elsewhere: names of those that another process was still working on at the end.
         redone: of those in ``done`` that had a result before, what changed since.
+        triage: what ``predictions.json`` says under this key: all cases of the folder, those to look at first on top.
     """
 
     output: Path
@@ -31,16 +36,36 @@ class FolderResult:
     skipped: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
     redone: dict[str, str] = field(default_factory=dict)
+    triage: dict[str, Any] = field(default_factory=dict)
+
+    def worst(self, most: int = 5) -> str:
+        """The cases to look at first, in a line; nothing where there is no choice."""
+        cases = self.triage.get("cases", [])
+        if len(cases) < 2:
+            return ""
+        shown = [f"{c['case']} ({'nothing found' if c['dice'] is None else format(c['dice'], '.3f')})" for c in cases]
+        what = "expected Dice" if self.triage["calibrated"] else "expected Dice, uncalibrated: the order counts alone"
+        more = f" and {len(cases) - most} more in predictions.json" if len(cases) > most else ""
+        return f"look at first ({what}): {', '.join(shown[:most])}{more}"
 
 
 def output_files(case: Case, output: Path) -> dict[str, Path]:
-    """Where a case's labels and its probabilities go."""
-    if image_suffix(case.images[0].path) in PICTURE_SUFFIXES:
-        return {"labels": output / f"{case.name}.png", "probabilities": output / f"{case.name}_probabilities.npy"}
+    """Where a case's results go: ``labels``, ``probabilities`` and ``uncertainty``."""
+    picture = image_suffix(case.images[0].path) in PICTURE_SUFFIXES
+    labels, others = (".png", ".npy") if picture else (".nii.gz", ".nii.gz")
     return {
-        "labels": output / f"{case.name}.nii.gz",
-        "probabilities": output / f"{case.name}_probabilities.nii.gz",
+        "labels": output / f"{case.name}{labels}",
+        "probabilities": output / f"{case.name}_probabilities{others}",
+        "uncertainty": output / f"{case.name}_uncertainty{others}",
     }
+
+
+def write_values(values: Volume, path: Path) -> None:
+    """Write an array of numbers, piece by piece: NIfTI, or ``.npy`` ``(C, *spatial)`` beside a picture."""
+    if path.suffix == ".npy":
+        atomic_write(path, lambda file: np.save(file, values.data), needed_bytes=values.data.nbytes)
+    else:
+        write_volume(values, path)
 
 
 def finding_of(case: Case, error: Exception) -> Finding:

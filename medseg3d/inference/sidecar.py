@@ -10,14 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medseg3d.checks import Finding, InputError
 from medseg3d.inference.provenance import finding_without_paths, versions
 from medseg3d.io.atomic import atomic_write
 from medseg3d.io.digest import sha256_of
-from medseg3d.task import Task
-from medseg3d.volume import Volume
 
 logger = logging.getLogger(__name__)
 FORMAT = "medseg3d.prediction/1"
@@ -79,14 +75,17 @@ class Origin:
             inputs, "channel", "index", "sha256"
         ):
             return "the input changed"
+        before, now = len(sidecar.get("models") or ()), len(self.models)
+        if before != now:
+            return f"{now} model{'s' * (now != 1)} instead of {before}"
         for key, what in (("weights_sha256", "the weights"), ("metadata_sha256", "the model's metadata")):
             if _keys(sidecar.get("models"), key) != _keys(self.models, key):
                 return f"{what} changed"
-        before = sidecar.get("options")
-        before = before if isinstance(before, Mapping) else {}
-        for name in sorted({*before, *self.options}):
-            if before.get(name) != self.options.get(name):
-                return f"{name} is {self.options.get(name)}, and was {before.get(name)}"
+        options = sidecar.get("options")
+        options = options if isinstance(options, Mapping) else {}
+        for name in sorted({*options, *self.options}):
+            if options.get(name) != self.options.get(name):
+                return f"{name} is {self.options.get(name)}, and was {options.get(name)}"
         return None
 
     def done(
@@ -100,8 +99,8 @@ class Origin:
 
         Args:
             inputs: from ``inputs_of``.
-            outputs: the files written, by what they are (``labels``, ``probabilities``).
-            content: what is in them, from ``describe_labels``, or the classes.
+            outputs: the files written, by what they are (``labels``, ``probabilities``, ``uncertainty``).
+            content: what is in them, from ``medseg3d.inference.description``, or the classes.
             seconds: per stage.
         """
         files = {
@@ -154,7 +153,7 @@ def damage(sidecar: Mapping[str, Any], folder: Path, kinds: Collection[str]) -> 
     for kind in kinds:
         entry = sidecar["outputs"].get(kind)
         if entry is None:
-            return f"there are no {kind} of it yet"
+            return f"it has no {kind} yet"
         file = folder / Path(entry["file"]).name
         try:
             if not file.is_file():
@@ -164,31 +163,6 @@ def damage(sidecar: Mapping[str, Any], folder: Path, kinds: Collection[str]) -> 
         except (InputError, OSError):
             return f"{file.name} cannot be read"
     return None
-
-
-def describe_labels(labels: Volume, task: Task) -> dict[str, Any]:
-    """Geometry of a label map, and size of each label: voxels, and millilitres for a volume.
-
-    Args:
-        labels: ``(1, *spatial)`` of the task's values.
-        task: says which values make a label; labels may share values.
-    """
-    counts = np.zeros(int(np.iinfo(labels.data.dtype).max) + 1, np.int64)
-    for part in labels.data[0]:
-        found = np.bincount(part.ravel())
-        counts[: len(found)] += found
-    ml = float(abs(np.linalg.det(labels.affine[:-1, :-1]))) / 1000 if len(labels.shape) == 3 else None
-    sizes: dict[str, dict[str, float]] = {}
-    for name, values in task.labels.items():
-        voxels = int(counts[list(values)].sum())
-        sizes[name] = {"voxels": voxels} if ml is None else {"voxels": voxels, "volume_ml": round(voxels * ml, 6)}
-    geometry = {
-        "shape": list(labels.shape),
-        "spacing_mm": [round(s, 6) for s in labels.spacing_mm],
-        "axcodes": "".join(labels.axcodes),
-        "affine": labels.affine.tolist(),
-    }
-    return {"geometry": geometry, "labels": sizes}
 
 
 def _keys(entries: Any, *keys: str) -> list[tuple[Any, ...]] | None:

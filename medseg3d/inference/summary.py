@@ -21,11 +21,16 @@ SUMMARY_FILE = "predictions.json"
 CLASSES_FILE = "predictions.csv"
 FORMAT = "medseg3d.predictions/1"
 PENDING, REFUSED = "pending", "refused"
+CALIBRATED = "expected Dice, calibrated on the model's validation cases; null: nothing was found"
+UNCALIBRATED = (
+    "what the predictions themselves expect, not calibrated on cases with a reference: the order counts, the values do "
+    "not; null: nothing was found"
+)
 
 
 def write_summary(
     output: Path, claims: Claims, task: Task, names: Iterable[str], refused: Mapping[str, Finding], root: Path
-) -> None:
+) -> dict[str, Any]:
     """Write ``predictions.json``, and for classification ``predictions.csv``.
 
     Several processes may call this at the same time: each reads the sidecars and writes while it holds a lock, so the
@@ -38,6 +43,9 @@ def write_summary(
         names: the cases of the data set; those without a result or a failure are pending.
         refused: the cases of the data set that were never tried.
         root: folder of the inputs.
+
+    Returns:
+        What was written.
     """
     with claims.waiting_for(SUMMARY_FILE):
         sidecars = {s["case"]: s for path in sorted(output.glob("*.json")) if (s := read_sidecar(path))}
@@ -50,6 +58,7 @@ def write_summary(
             "task": task.name,
             "counts": {status: counts.get(status, 0) for status in (DONE, FAILED, REFUSED, PENDING)},
             "failures": {n: e.pop("finding") for n, e in sorted(cases.items()) if "finding" in e},
+            "triage": _triage(cases),
             "cases": dict(sorted(cases.items())),
             "versions": versions(),
         }
@@ -57,6 +66,22 @@ def write_summary(
         rows = {n: s["classes"] for n, s in sorted(sidecars.items()) if isinstance(s.get("classes"), Mapping)}
         if rows:
             atomic_write(output / CLASSES_FILE, _as_csv(rows, list(task.labels)))
+    return summary
+
+
+def _triage(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The cases that are done, those to look at first on top: where nothing was found, then by the Dice to expect."""
+    known = {name: entry for name, entry in cases.items() if "raw_dice" in entry}
+    by = "raw_dice"
+    if known and all(e["expected_dice"] is not None for e in known.values() if e["raw_dice"] is not None):
+        by = "expected_dice"
+    ordered = sorted(known, key=lambda name: (known[name][by] is not None, known[name][by] or 0, name))
+    return {
+        "by": by,
+        "calibrated": by == "expected_dice",
+        "note": CALIBRATED if by == "expected_dice" else UNCALIBRATED,
+        "cases": [{"case": name, "dice": known[name][by]} for name in ordered],
+    }
 
 
 def _entry(sidecar: Mapping[str, Any], output: Path, wanted: bool) -> dict[str, Any] | None:
@@ -69,6 +94,9 @@ def _entry(sidecar: Mapping[str, Any], output: Path, wanted: bool) -> dict[str, 
     entry: dict[str, Any] = {"status": DONE, **files}
     if "labels" in sidecar:
         entry["sizes"] = sidecar["labels"]
+    confidence = sidecar.get("confidence")
+    if isinstance(confidence, Mapping):
+        entry |= {key: confidence.get(key) for key in ("expected_dice", "raw_dice")}
     entry["seconds"] = round(sum(sidecar["seconds"].values()), 3)
     return entry
 

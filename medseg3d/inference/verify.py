@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from medseg3d.checks import ConfigError, InputError, ModelError
 from medseg3d.inference.predictor import Predictor
-from medseg3d.inference.provenance import models_of, versions
+from medseg3d.inference.provenance import Model, models_of, versions
 from medseg3d.inference.sidecar import DONE, damage, read_sidecar, sidecar_path
 from medseg3d.io.cases import Case, ChannelFile, read_image
 from medseg3d.io.digest import sha256_of
 from medseg3d.io.images import read_volume
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Verification:
 def verify(
     file: str | Path,
     *,
-    model: str | Path | Predictor | None = None,
+    model: Model | None = None,
     input: str | Path | None = None,
     device: str | None = None,
 ) -> Verification:
@@ -67,7 +68,7 @@ def verify(
 
     Args:
         file: a result of ``predict_folder``, or its sidecar.
-        model: run directory or bundle it was made with; default where the sidecar says it lay.
+        model: run directory or bundle it was made with, or all of an ensemble; default where the sidecar says they lay.
         input: folder that the sidecar's names of inputs are relative to; default where the sidecar says it lay.
         device: to compute on; another kind than then may round differently.
 
@@ -94,32 +95,36 @@ def verify(
 def _compared(
     path: Path,
     sidecar: Mapping[str, Any],
-    model: str | Path | Predictor | None,
+    model: Model | None,
     input: str | Path | None,
     device: str | None,
 ) -> Verification:
     hints = sidecar.get("hints", {})
     if model is None:
-        model = _from_hint(path.parent, hints["models"][0], "model", "--model")
+        model = [_from_hint(path.parent, way, "model", "--model") for way in hints["models"]]
     root = Path(input) if input is not None else _from_hint(path.parent, hints["input"], "input folder", "--input")
-    _same_models(model, sidecar)
-    case = _case(sidecar, root)
-    predictor = model
-    if not isinstance(predictor, Predictor):
+    if isinstance(model, Predictor):
+        predictor = model
+        _in_their_order([predictor], models_of(predictor), sidecar)
+    else:
+        directories = [model] if isinstance(model, (str, Path)) else list(model)
+        directories = _in_their_order(directories, models_of(directories), sidecar)
         options = {**sidecar["options"], "precision": sidecar["computed_on"]["precision"], "device": device}
-        predictor = Predictor.from_bundle(predictor, **options)
+        predictor = Predictor.from_bundle(directories, **options)
+    case = _case(sidecar, root)
     image = read_image(case, predictor.task)
     outputs = sidecar["outputs"]
     shares = sidecar.get("classes")
     if shares is not None:
-        again = predictor.classify(image)
-        same = max(again, key=again.__getitem__) == max(shares, key=shares.__getitem__)
+        classes = predictor.classify(image)
+        same = max(classes, key=classes.__getitem__) == max(shares, key=shares.__getitem__)
         numbers = (same, float(same), float(same))
         name = path.name
     else:
         name = Path(outputs["labels"]["file"]).name
         before = read_volume(path.parent / name, labels=True).data
-        numbers = _agreement(before, predictor(image).data)
+        again = predictor.predict(image, uncertainty="uncertainty" in outputs)
+        numbers = _agreement(before, again.labels.data)
     now = versions()
     different = {k: (str(v), now[k]) for k, v in sidecar["versions"].items() if k in now and now[k] != v}
     return Verification(name, *numbers, damage(sidecar, path.parent, list(outputs)), different)
@@ -143,14 +148,26 @@ def _from_hint(folder: Path, way: str | None, what: str, option: str) -> Path:
     return place
 
 
-def _same_models(model: str | Path | Predictor, sidecar: Mapping[str, Any]) -> None:
-    now, before = models_of(model), sidecar["models"]
-    for key, what in (("weights_sha256", "weights"), ("metadata_sha256", "metadata")):
-        if [m[key] for m in now] != [m[key] for m in before]:
+def _in_their_order(models: Sequence[T], now: Sequence[Mapping[str, Any]], sidecar: Mapping[str, Any]) -> list[T]:
+    """The models in the order in which they made the file, as a mean is rounded by it; ``now`` is what they are."""
+    before = sidecar["models"]
+    if len(now) != len(before):
+        names = ", ".join(repr(m["name"]) for m in before)
+        raise ModelError(f"{len(before)} model{'s' * (len(before) > 1)} made the file ({names}), and {len(now)} given")
+    left = list(range(len(now)))
+    order = []
+    for old in before:
+        found = [i for i in left if now[i]["weights_sha256"] == old["weights_sha256"]]
+        same = next((i for i in found if now[i]["metadata_sha256"] == old["metadata_sha256"]), None)
+        if same is None:
+            key, what = ("metadata_sha256", "metadata") if found else ("weights_sha256", "weights")
             raise ModelError(
-                f"these are other {what} than those of model {before[0]['name']!r} that made the file: sha256 "
-                f"{now[0][key][:12]}..., and it was {before[0][key][:12]}...; give the model it was made with"
+                f"these are other {what} than those of model {old['name']!r} that made the file: sha256 "
+                f"{now[(found or left)[0]][key][:12]}..., and it was {old[key][:12]}...; give the model it was made with"
             )
+        left.remove(same)
+        order.append(models[same])
+    return order
 
 
 def _case(sidecar: Mapping[str, Any], root: Path) -> Case:

@@ -67,7 +67,7 @@ def write_nifti(volume: Volume, path: str | Path) -> None:
     def put(file: IO[bytes]) -> None:
         file.write(content)
         for voxels in _in_file_order(data, dtype):
-            file.write(voxels)
+            file.write(voxels.data)
 
     if str(path).lower().endswith(".gz"):
         atomic_write(path, pack)
