@@ -76,7 +76,9 @@ def from_segformer3d(weights: Mapping[str, Tensor], *, heads: Sequence[int], att
     """
     network = from_state_dict(weights, heads=heads, attention_scale=attention_scale)
     if not isinstance(network, SegFormer) or family_of(weights) != "segformer3d":
-        raise ValueError(f"the state dict is one of {FAMILIES[family_of(weights)].title}, not of the published SegFormer3D")
+        raise ValueError(
+            f"the state dict is one of {FAMILIES[family_of(weights)].title}, not of the published SegFormer3D"
+        )
     return network
 
 
@@ -105,7 +107,9 @@ def config_of(weights: Mapping[str, Tensor], *, title: str, heads: Sequence[int]
     widths = [len(embed) for embed in embeds]
     ratios = [len(weights[first.format(i) + "ffn.fc1.weight"]) / width for i, width in enumerate(widths)]
     if len(set(ratios)) > 1 or ratios[0] != int(ratios[0]):
-        raise ValueError(f"the Mix-FFN is {ratios} times as wide as the tokens of each stage; it must be one whole number")
+        raise ValueError(
+            f"the Mix-FFN is {ratios} times as wide as the tokens of each stage; it must be one whole number"
+        )
     reduce = [weights.get(first.format(i) + "attention.reduce.weight") for i in range(STAGES)]
     config: dict[str, Any] = {
         "name": "segformer" if decoder else "segformer_classifier" if classifier else "mix_transformer",
