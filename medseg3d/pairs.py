@@ -11,13 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import numpy as np
-
 from medseg3d.checks import ConfigError, InputError, some_names
 from medseg3d.io import find_cases, read_label, read_volume
 from medseg3d.io.images import SUFFIXES, image_suffix
+from medseg3d.io.rules import foreign_values, require_grid, require_one_channel
 from medseg3d.task import Task
-from medseg3d.volume import SHEAR_TOLERANCE, Volume
+from medseg3d.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +119,7 @@ def _stem(path: Path) -> str | None:
 def _read(paths: Sequence[Path]) -> Volume:
     if len(paths) > 1:
         message = f"{len(paths)} files have this name: {', '.join(p.name for p in paths)}"
-        raise InputError("E-DUPLICATE", message, file=paths[0], fix="keep one of them")
+        raise InputError("E-DUPLICATE-CASE", message, file=paths[0], fix="keep one of them")
     return read_volume(paths[0], labels=True)
 
 
@@ -128,36 +127,15 @@ def read_pair(reference: Reader, prediction: Reader, task: Task | None) -> tuple
     """Read two label maps that can be compared; with a task, their values must be among its own.
 
     Raises:
-        InputError: ``E-CHANNELS``, ``E-SHEAR``, ``E-GRID``, ``E-LABEL-VALUE``, or what reading them raises.
+        InputError: ``E-CHANNEL-COUNT``, ``E-DIMENSIONS``, ``E-GRID``, ``E-LABEL-VALUE``, or what reading them raises.
     """
     pair = reference(), prediction()
-    for volume, what in zip(pair, ("reference", "prediction"), strict=True):
-        _check(volume, what, task)
-    first, second = (volume.grid.spatial_dims for volume in pair)
-    if first != second:
-        message = f"the reference is {first}D, the prediction {second}D"
-        raise InputError("E-GRID", message, fix="compare slices with slices, or volumes with volumes")
-    if difference := pair[0].grid.differs_from(pair[1].grid):
-        message = f"reference and prediction lie on different grids: {difference}"
-        raise InputError("E-GRID", message, fix="resample the prediction to the reference's grid (nearest voxel)")
+    for volume, what in zip(pair, ("the reference", "the prediction"), strict=True):
+        require_one_channel(volume, what=what)
+        if task is not None and (wrong := foreign_values(volume.data, (0, *task.values), task, what=what)) is not None:
+            raise wrong
+    require_grid(pair[1].grid, pair[0].grid, what="the prediction", than="the reference")
     return pair
-
-
-def _check(volume: Volume, what: str, task: Task | None) -> None:
-    if volume.channels != 1:
-        message = f"the {what} has {volume.channels} channels; a label map has one"
-        raise InputError("E-CHANNELS", message, fix="paint the channels into one map")
-    if volume.grid.shear > SHEAR_TOLERANCE:
-        message = f"the {what}'s affine is sheared (cosine {volume.grid.shear:.3g} between two axes)"
-        raise InputError("E-SHEAR", message, fix="resample both to an orthogonal grid")
-    if task is None:
-        return
-    values = (0, *task.values)
-    if (outside := np.isin(volume.data, values, invert=True)).any():
-        found = ", ".join(map(str, np.unique(volume.data[outside])[:5]))
-        message = f"the {what} holds the value {found}; task {task.name!r} has {', '.join(map(str, values))}"
-        fix = "use the task the labels were made for, or give the data set's own folder, so that its values are mapped"
-        raise InputError("E-LABEL-VALUE", message, fix=fix)
 
 
 def class_pairs(reference: Path, prediction: Path, task: Task, cases: Collection[str] | None) -> Pairs[str]:

@@ -179,13 +179,16 @@ def test_bad_cases_are_listed_and_the_others_scored(folders: tuple[Path, Path], 
         "size": "E-GRID",
         "value": "E-LABEL-VALUE",
         "sheared": "E-SHEAR",
-        "twice": "E-DUPLICATE",
+        "twice": "E-DUPLICATE-CASE",
         "fraction": "E-LABEL-FRACTION",
     }
     assert failed["cut"]["code"] != "E-UNEXPECTED"
     assert "corners 2 mm apart" in failed["moved"]["message"]
     assert "(16, 14, 12) against (15, 14, 12)" in failed["size"]["message"]
-    assert "holds the value 7; task 'organs' has 0, 1, 2" in failed["value"]["message"]
+    assert (
+        "the prediction holds values 7 (64 voxels) outside task 'organs'; known are 0, 1, 2"
+        in failed["value"]["message"]
+    )
     assert sorted({r["case"] for r in found.rows}) == ["one", "two"]
     assert found.summary["n_cases"] == 9
     assert "7 of 9 cases failed: cut, fraction, moved, sheared, size and 2 more" in found.table()
@@ -351,7 +354,7 @@ def test_a_picture_against_a_volume(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     Image.fromarray(cube(2, 2, 2)[:, :, 3]).save(tmp_path / "b" / "x.png")
     (failed,) = evaluate(tmp_path / "a", tmp_path / "b", ORGANS).summary["failed"]
-    assert (failed["code"], failed["message"]) == ("E-GRID", "the reference is 3D, the prediction 2D")
+    assert (failed["code"], failed["message"]) == ("E-DIMENSIONS", "the prediction is 2D, the reference 3D")
 
 
 def test_wrong_use_is_refused_before_work(folders: tuple[Path, Path], tmp_path: Path) -> None:

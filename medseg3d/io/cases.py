@@ -25,6 +25,7 @@ from medseg3d.io.layouts import (
 )
 from medseg3d.io.matching import Names, brats_labels, match_labels, read_names
 from medseg3d.io.parts import Parts
+from medseg3d.io.rules import foreign_values, require_grid, require_one_channel
 from medseg3d.io.split import split_cases, subject_of
 from medseg3d.io.table import read_table
 from medseg3d.io.values import NonFinite
@@ -213,9 +214,7 @@ def read_image(case: Case, task: Task, *, nonfinite: NonFinite = "error") -> Vol
         if len(volume.shape) != task.spatial_dims:
             message = f"{len(volume.shape)} axes of size {volume.shape}, task {task.name!r} has {task.spatial_dims}"
             raise InputError("E-DIMENSIONS", message, file=path, fix="use a task of that many axes")
-        if difference := first.grid.differs_from(volume.grid):
-            message = f"not on the grid of {case.images[0].path.name}: {difference}"
-            raise InputError("E-GRID", message, file=path, fix="register and resample the channels to one grid")
+        require_grid(volume.grid, first.grid, what="the channel", than=case.images[0].path.name, file=path)
     data = np.empty((task.in_channels, *first.shape), np.float32)
     for channel, file in enumerate(case.images):
         volume, index = volumes[file.path], file.index
@@ -249,22 +248,16 @@ def read_label(case: Case, dataset: DataSet, task: Task, grid: Grid | None) -> V
     if case.label is None:
         raise InputError("E-LABEL-MISSING", f"case {case.name!r} has no label", fix="find the cases with labels=True")
     volume = read_volume(case.label, labels=True)
-    if volume.channels != 1:
-        message = f"{volume.channels} channels; a label map has one"
-        raise InputError("E-CHANNEL-COUNT", message, file=case.label, fix="merge them into one label map")
-    if grid is not None and (difference := grid.differs_from(volume.grid)):
-        message = f"the label lies on another grid than its image: {difference}"
-        raise InputError("E-GRID", message, file=case.label, fix="resample the label to the image (nearest neighbour)")
+    require_one_channel(volume, what="the label", file=case.label)
+    if grid is not None:
+        require_grid(volume.grid, grid, what="the label", than="its image", file=case.label)
     data, known = volume.data, {0: 0, **dataset.label_values}
     low, high = int(data.min()), int(data.max())
     table = np.full(max(known) + 1, UNMAPPED, np.int32)
     table[list(known)] = list(known.values())
     mapped = table[data] if low >= 0 and high <= max(known) else None
     if mapped is None or (mapped == UNMAPPED).any():
-        values, counts = np.unique(data, return_counts=True)
-        wrong = [f"{v} ({n} voxels)" for v, n in zip(values, counts, strict=True) if int(v) not in known]
-        message = f"label values {', '.join(wrong[:5])} are outside task {task.name!r}; known are {sorted(known)}"
-        raise InputError(
-            "E-LABEL-VALUE", message, file=case.label, fix="correct the label, or name the value in dataset.json"
-        )
+        wrong = foreign_values(data, known, task, what="the label", file=case.label)
+        assert wrong is not None
+        raise wrong
     return volume.with_data(mapped.astype(np.uint8 if max(task.values, default=0) <= 255 else np.uint16))
