@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medseg3d.checks import ConfigError, ModelError
@@ -20,6 +17,7 @@ from medseg3d.io.atomic import atomic_write
 from medseg3d.io.digest import sha256_of
 from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task
+from medseg3d.weights import read_weights
 
 METADATA = Path("configs", "metadata.json")
 WEIGHTS = (Path("models", "model.safetensors"), Path("models", "model.pt"))
@@ -145,26 +143,6 @@ def store_calibrations(directory: str | Path, calibrations: Sequence[Calibration
 def _key(calibration: Calibration) -> tuple[Any, ...]:
     c = calibration
     return c.models, c.flips, c.compared, tuple(sorted(c.weights_sha256))
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors file, or a torch file that holds nothing but tensors.
-
-    Raises:
-        ModelError: for anything else.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (EOFError, KeyError, OSError, RuntimeError, SafetensorError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"{path} cannot be read as weights ({reason}); it is truncated, damaged or another kind of file"
-        ) from None
-    if not isinstance(weights, Mapping) or not all(isinstance(t, Tensor) for t in weights.values()):
-        raise ModelError(f"{path} is no plain state dict; it must hold tensors by name and nothing else")
-    return dict(weights)
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:

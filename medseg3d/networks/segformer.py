@@ -6,6 +6,7 @@ Source: Xie et al., SegFormer, arXiv:2105.15203, section 3.2; Perera et al., Seg
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -176,6 +177,25 @@ class SegFormer(nn.Module):
             dropout=decoder_dropout,
             norm_eps=options.get("norm_eps", 1e-5),
         )
+
+    @classmethod
+    def from_pretrained(cls, source: str, **options: Any) -> SegFormer:
+        """The network of published weights or of an exported folder, in eval mode: ``medseg3d.weights.read_network``.
+
+        Args:
+            source: a file, a folder with ``config.json``, or a name on the Hugging Face hub.
+            options: those of ``read_network``.
+
+        Raises:
+            ValueError: for weights without a decoder.
+        """
+        # Files and their formats are no business of networks, which know torch alone; so on use, and by name.
+        network = import_module("medseg3d.weights").read_network(source, **options)
+        if not isinstance(network, cls):
+            raise ValueError(
+                f"{source} holds a {type(network).__name__}, not a {cls.__name__}; read it with medseg3d.weights.read_network"
+            )
+        return network
 
     def forward_coarse(self, x: Tensor) -> Tensor:
         """Logits at ``stride``, ``(B, out_channels, *ceil(s / stride))``: what the network itself computes."""

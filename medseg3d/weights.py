@@ -1,0 +1,199 @@
+"""Networks from files of weights: published ones, Hugging Face folders and names, and what ``export`` writes.
+
+Files are data here: torch files are read with ``weights_only``, configs are JSON, and nothing in them is run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from medseg3d.checks import ModelError
+from medseg3d.networks import build_network
+from medseg3d.networks.naming import FAMILIES, family_of
+from medseg3d.networks.pretrained import HEADS, from_state_dict, load_strictly
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "config.json"
+FILES = ("model.safetensors", "pytorch_model.bin")
+"""Where the weights of a Hugging Face folder lie, in order of preference."""
+CONTAINERS = ("state_dict", "model_state_dict", "model")
+"""Under one of these keys training codes store the state dict beside other things."""
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+FIXED = {"hidden_act": "gelu", "patch_sizes": [7, 3, 3, 3], "strides": [4, 2, 2, 2], "num_encoder_blocks": 4}
+"""What a Hugging Face config may say differently, and our networks are not."""
+OLD_SCALE = "sqrt_num_heads"
+
+
+def read_network(
+    source: str | Path,
+    *,
+    heads: Sequence[int] | None = None,
+    attention_scale: str | None = None,
+    encoder_only: bool = False,
+) -> nn.Module:
+    """The network of published weights, with those weights, in eval mode on the CPU.
+
+    Args:
+        source: a file (.safetensors, .bin, .pt, .pth), a folder with ``config.json`` (Hugging Face, or of ``export --to
+            hf``), or a name on the Hugging Face hub such as ``nvidia/mit-b0``.
+        heads: attention heads per stage; default what ``config.json`` says, else 1, 2, 5, 8.
+        attention_scale: of weights in the naming of the published SegFormer3D; default ``sqrt_num_heads``, which the public
+            BraTS weights need.
+        encoder_only: read the encoder, and leave out a head.
+
+    Returns:
+        ``SegFormer``, ``SegFormerClassifier`` or ``MixTransformer``.
+
+    Raises:
+        ModelError: for what cannot be read or does not fit; all entries that do not are named.
+    """
+    path = locate(source)
+    config = _config_beside(path)
+    weights = unwrapped(read_weights(path, plain=False), path)
+    try:
+        if config.get("model_type") == "medseg3d":
+            network = build_network(config["network"])
+            load_strictly(network, weights, f"the network in {CONFIG}")
+            return network.eval()
+        family = family_of(weights)
+        if family == "segformer3d" and attention_scale is None:
+            attention_scale = OLD_SCALE
+            logger.warning(
+                "%s: its attention scale cannot be seen in the weights; taken as %s, which the published BraTS weights of "
+                "2024 need (code after November 2025: --attention-scale sqrt_head_dim)",
+                path.name,
+                OLD_SCALE,
+            )
+        network = from_state_dict(
+            weights,
+            heads=heads or config.get("num_attention_heads", HEADS),
+            attention_scale=attention_scale,
+            encoder_only=encoder_only,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: {error}") from None
+    logger.info("%s: %s, read as %s", path.name, FAMILIES[family].title, described(network))
+    return network
+
+
+def locate(source: str | Path) -> Path:
+    """The file of weights that a file, a folder or a name on the hub stands for.
+
+    Raises:
+        ModelError: where there is none, or the hub cannot be reached.
+    """
+    path = Path(source)
+    if path.is_dir():
+        found = next((path / name for name in FILES if (path / name).is_file()), None)
+        if found is None:
+            raise ModelError(f"{path} holds none of {', '.join(FILES)}; give the file of weights itself")
+        return found
+    if path.is_file():
+        return path
+    if path.suffix or not HUB_NAME.fullmatch(str(source)):
+        raise ModelError(f"no file or folder {source}; a name on the Hugging Face hub looks like nvidia/mit-b0")
+    return _from_hub(str(source))
+
+
+def _from_hub(name: str) -> Path:
+    """The weights of a repository on the hub, from its cache where they are there already."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise ModelError(
+            f"{name} is no file or folder here, and for names on the hub huggingface_hub is needed: pip install "
+            "'medseg3d[hub]', or download the folder and give its path"
+        ) from None
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=[CONFIG, *FILES]))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"{name} is no file or folder here, and the hub gives nothing by that name ({reason}); without a network download "
+            f"{CONFIG} and {FILES[0]} elsewhere and give the folder"
+        ) from None
+    return locate(folder)
+
+
+def _config_beside(path: Path) -> dict[str, Any]:
+    """What ``config.json`` beside the weights of a Hugging Face folder says; empty where there is none."""
+    file = path.with_name(CONFIG)
+    if path.name not in FILES or not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read as JSON ({error})") from None
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in ("segformer", "medseg3d"):
+        raise ModelError(f"{file}: model_type {kind!r} is neither segformer nor medseg3d")
+    for key, value in FIXED.items():
+        if kind == "segformer" and config.get(key, value) != value:
+            raise ModelError(f"{file}: {key} is {config[key]}, and a SegFormer of medseg3d has {value}")
+    return dict(config)
+
+
+def read_weights(path: Path, *, plain: bool = True) -> dict[str, Any]:
+    """Tensors by name from a safetensors file, or a torch file.
+
+    Args:
+        path: the file.
+        plain: refuse a torch file that holds anything but tensors.
+
+    Raises:
+        ModelError: for anything else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, KeyError, OSError, RuntimeError, SafetensorError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"{path} cannot be read as weights ({reason}); it is truncated, damaged or another kind of file"
+        ) from None
+    if not isinstance(weights, Mapping) or (plain and not _is_state_dict(weights)):
+        raise ModelError(f"{path} is no plain state dict; it must hold tensors by name and nothing else")
+    return dict(weights)
+
+
+def unwrapped(weights: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """The state dict in a file, which training codes store beside other things.
+
+    Raises:
+        ModelError: where there is none.
+    """
+    for inner in (weights, *(weights.get(key) for key in CONTAINERS)):
+        if isinstance(inner, Mapping) and _is_state_dict(inner):
+            return dict(inner)
+    raise ModelError(
+        f"{path} holds no state dict: neither tensors by name, nor those under one of {', '.join(CONTAINERS)}"
+    )
+
+
+def _is_state_dict(values: Mapping[str, Any]) -> bool:
+    return all(isinstance(value, Tensor) for value in values.values())
+
+
+def described(network: Any) -> str:
+    """A network in a few words, for logs."""
+    config = network.config
+    classes = f", {config['out_channels']} classes" if "out_channels" in config else ", no head"
+    parameters = sum(p.numel() for p in network.parameters())
+    return (
+        f"{type(network).__name__} {config['spatial_dims']}D, {config['in_channels']} channels{classes}, widths "
+        f"{'/'.join(map(str, config['widths']))}, depths {'/'.join(map(str, config['depths']))}, {parameters:,} parameters"
+    )
