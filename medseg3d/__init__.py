@@ -14,6 +14,7 @@ _PUBLIC = {
     "SegFormer": "medseg3d.networks.segformer",
     "Task": "medseg3d.task",
     "Volume": "medseg3d.volume",
+    "calibrate": "medseg3d.training.calibration",
     "compare": "medseg3d.comparison",
     "evaluate": "medseg3d.evaluation",
     "load_task": "medseg3d.task",

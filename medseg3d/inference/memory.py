@@ -94,9 +94,9 @@ def estimate(
     """
     voxels, source = math.prod(plan.shape), math.prod(grid.source.shape)
     resampled = any(abs(abs(step) - 1) > 1e-6 for step in grid.axis_map.step)
-    # Channel by channel a float32 copy is scaled and sampled, axis by axis; then all are cast to the type computed in.
+    # Channel by channel a float32 copy is scaled, sampled axis by axis, and stored in the type computed in.
     image = element_bytes * channels * voxels
-    preparing = 4 * channels * voxels + max(4 * source * (1 + resampled), image if element_bytes < 4 else 0)
+    preparing = image + 4 * source * (1 + resampled) + element_bytes * voxels
     row = math.prod(plan.across)
     rows = min(rows_at_once(plan, passes * outputs), plan.depth)
     # The band, one of its channels while it moves on, and the rows that are handed on.

@@ -279,7 +279,7 @@ class Predictor:
         """Probability of each of the task's labels for the whole image; the mean of an ensemble's."""
         self._refuse_kind("classification")
         grid = self._grid(volume)
-        image = torch.from_numpy(self.preprocessing.image(volume, grid)).to(self.device)
+        image = self.preprocessing.tensor(volume, grid).to(self.device)
         least = int(getattr(self.networks[0], "size_multiple", SIZE_MULTIPLE[self.task.spatial_dims]))
         missing = [max(least - n, 0) for n in image.shape[1:]]
         image = F.pad(image, [p for m in reversed(missing) for p in (0, m)])[None]
@@ -318,7 +318,8 @@ class Predictor:
 
     def _image(self, volume: Volume, grid: NetworkGrid, setting: Setting) -> tuple[Tensor, EmptyWindows]:
         """The image as the networks take it, where they take it from, and which of its windows are empty."""
-        image = torch.from_numpy(self.preprocessing.image(volume, grid))
+        dtype = self.autocast if self._cast_weights and self.autocast else torch.float32
+        image = self.preprocessing.tensor(volume, grid, dtype)
         empty = EmptyWindows()
         if self.skip_empty:
             logits = np.full(self.task.out_channels, SURELY_NOT)
@@ -326,8 +327,6 @@ class Predictor:
             times = setting.computing.members if setting.computing.apart else 1
             background = background_of(self.preprocessing, self.task.in_channels)
             empty = EmptyWindows.find(setting.plan, image, background, np.tile(logits, times).tolist())
-        if self._cast_weights:
-            image = image.to(self.autocast)
         if not setting.computing.host:
             try:
                 image = image.to(self.device)

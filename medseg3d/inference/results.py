@@ -43,7 +43,10 @@ class FolderResult:
         cases = self.triage.get("cases", [])
         if len(cases) < 2:
             return ""
-        shown = [f"{c['case']} ({'nothing found' if c['dice'] is None else format(c['dice'], '.3f')})" for c in cases]
+        shown = [
+            f"{c['case']} ({'nothing found' if (dice := c['expected_dice']) is None else format(dice, '.3f')})"
+            for c in cases
+        ]
         what = "expected Dice" if self.triage["calibrated"] else "expected Dice, uncalibrated: the order counts alone"
         more = f" and {len(cases) - most} more in predictions.json" if len(cases) > most else ""
         return f"look at first ({what}): {', '.join(shown[:most])}{more}"

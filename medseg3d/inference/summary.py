@@ -75,12 +75,12 @@ def _triage(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     by = "raw_dice"
     if known and all(e["expected_dice"] is not None for e in known.values() if e["raw_dice"] is not None):
         by = "expected_dice"
-    ordered = sorted(known, key=lambda name: (known[name][by] is not None, known[name][by] or 0, name))
+    # A calibration keeps the order, but a flat one makes all equal.
+    ordered = sorted(known, key=lambda name: (known[name]["raw_dice"] is not None, known[name]["raw_dice"] or 0, name))
     return {
-        "by": by,
         "calibrated": by == "expected_dice",
         "note": CALIBRATED if by == "expected_dice" else UNCALIBRATED,
-        "cases": [{"case": name, "dice": known[name][by]} for name in ordered],
+        "cases": [{"case": name, "expected_dice": known[name][by]} for name in ordered],
     }
 
 

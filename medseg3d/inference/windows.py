@@ -150,7 +150,7 @@ class EmptyWindows:
             background: what air (or the surroundings of a stripped head) is after preprocessing, for each channel.
             logits: of nothing.
         """
-        value = torch.tensor(background, device=image.device).view(-1, *[1] * len(plan.shape))
+        value = torch.tensor(background, device=image.device, dtype=image.dtype).view(-1, *[1] * len(plan.shape))
         sparse = (slice(None), *[slice(None, None, 8)] * len(plan.shape))
 
         def empty(corner: Corner) -> bool:

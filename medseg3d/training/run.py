@@ -6,17 +6,15 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from filelock import FileLock, Timeout
 
-from medseg3d import bundle, configs_folder, sample_data_folder
+from medseg3d import bundle
 from medseg3d.checks import ConfigError, MedSegError
-from medseg3d.io import Case, DataSet, find_cases, split_cases
 from medseg3d.io.atomic import atomic_write
 from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task, load_task
@@ -24,7 +22,10 @@ from medseg3d.training.budget import fit_budget
 from medseg3d.training.checkpoint import LAST
 from medseg3d.training.dataset import dataset_as_dict, dataset_from_dict, fingerprint, prepare, training_statistics
 from medseg3d.training.parts import TASK_SETTINGS, task_with
+from medseg3d.training.processes import Processes
+from medseg3d.training.sanity import look
 from medseg3d.training.settings import merge_settings, refuse_code, render
+from medseg3d.training.source import sample_data, split_data
 
 if TYPE_CHECKING:
     from medseg3d.evaluation import Evaluation
@@ -46,8 +47,11 @@ def train(
     max_time_s: float | None = None,
     resume: bool = False,
     validation_fraction: float = 0.2,
+    split: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
     """Train a model; every input is read and checked before the first step.
+
+    Under torchrun every process calls this; the first one reads, checks and writes, and all train.
 
     Args:
         task: name, YAML file, or Task.
@@ -59,6 +63,7 @@ def train(
             few measured steps; the training then follows steps, never the clock.
         resume: go on where the run directory's last checkpoint stands; where there is none, begin.
         validation_fraction: part of the cases that is kept for validation.
+        split: names of the cases under ``training`` and ``validation``, instead of a split by ``validation_fraction``.
 
     Returns:
         The run directory: a MONAI bundle.
@@ -71,26 +76,72 @@ def train(
     began = time.monotonic()
     if epochs is not None and max_time_s is not None:
         raise ConfigError("give epochs or a time budget, not both")
+    processes = Processes.join()
+    values: dict[str, Any] | None = None
+    with ExitStack() as held:
+        try:
+            if processes.first:
+                changes = [overrides or {}, {} if epochs is None else {"epochs": epochs}]
+                values = _begin(task, data, output, changes, resume, validation_fraction, split, held)
+        finally:
+            values = processes.from_first(values)
+        if values is None:
+            raise ConfigError("the first process could not begin; its message says why")
+        folder = Path(values["bundle_root"])
+        if max_time_s is not None and processes.from_first(resume and (folder / "models" / LAST).exists()):
+            logger.info("the run goes on to the %d epochs that were planned when it began", values["epochs"])
+            max_time_s = None
+        deadline = None if max_time_s is None else began + max_time_s
+        _run_workflow(folder, values, resume=resume, deadline=deadline, processes=processes)
+    return folder
+
+
+def _begin(
+    task: str | Path | Task,
+    data: str | Path | None,
+    output: str | Path | None,
+    changes: Sequence[Mapping[str, Any]],
+    resume: bool,
+    validation_fraction: float,
+    split: Mapping[str, Sequence[str]] | None,
+    held: ExitStack,
+) -> dict[str, Any]:
+    """Read and check everything, write the run directory; returns the values of its train.yaml. ``held`` keeps lock and cases."""
     task = task if isinstance(task, Task) else load_task(task)
     refuse_code("task", task.as_dict())
     phantom = data is None
-    source, sample_settings = _sample(task) if data is None else (Path(data), {})
+    source, sample_settings = sample_data(task) if data is None else (Path(data), {})
     folder = Path(output or Path("runs", f"{task.name}-sample" if phantom else task.name)).resolve()
     stored = _stored_run(folder, resume=resume)
-    changes = [overrides or {}, {} if epochs is None else {"epochs": epochs}]
     if stored is None:
-        settings = merge_settings(task, task.train, sample_settings, *changes)
+        settings = merge_settings(task, task.train, sample_settings, *map(_absolute_paths, changes))
     else:
         if stored["task"] != task.as_dict():
             raise ConfigError(
                 f"{folder} was begun with another version of task {task.name!r}; give another output folder (-o)"
             )
-        settings = merge_settings(task, *changes, base={k: stored[k] for k in stored if k in merge_settings(task)})
+        defaults = merge_settings(task)
+        settings = merge_settings(
+            task, *map(_absolute_paths, changes), base=defaults | {k: stored[k] for k in stored if k in defaults}
+        )
     chosen = task_with(task, **{name: settings[name] for name in TASK_SETTINGS})
-    dataset, parts = _split_data(source, task, validation_fraction, folder if stored else None)
+    dataset, parts = split_data(source, task, validation_fraction, split, folder if stored else None)
     statistics = training_statistics(dataset, parts["training"], chosen) if stored is None else stored["statistics"]
     preprocessing = Preprocessing.from_task(chosen, statistics)
-    held = [prepare(dataset, cases, task=chosen, preprocessing=preprocessing) for cases in parts.values()]
+    prepared = {
+        part: prepare(
+            dataset,
+            cases,
+            task=chosen,
+            preprocessing=preprocessing,
+            cache=settings["cache"],
+            overflow=folder / "cache",
+            in_memory_gb=settings["in_memory_gb"],
+        )
+        for part, cases in parts.items()
+    }
+    for finding in look(prepared["training"], prepared["validation"], chosen):
+        logger.warning("%s", finding)
     values = settings | {
         "bundle_root": str(folder),
         "dataset_dir": str(dataset.root),
@@ -98,26 +149,30 @@ def train(
         "statistics": None if statistics is None else list(statistics),
         "phantom": phantom,
     }
-    with _locked(folder):
-        bundle.create(
-            folder,
-            train_config=render(values),
-            data={**dataset_as_dict(dataset, parts), "fingerprint": fingerprint(dataset.cases)},
-            task=chosen,
-            network=settings["network"],
-            preprocessing=preprocessing,
-            phantom=phantom,
-        )
-        planned = stored is not None and (folder / "models" / LAST).exists()
-        if max_time_s is not None and planned:
-            logger.info("the run goes on to the %d epochs that were planned when it began", settings["epochs"])
-            max_time_s = None
-        _run_workflow(folder, values, resume=resume, deadline=None if max_time_s is None else began + max_time_s)
-    del held
-    return folder
+    held.enter_context(_locked(folder))
+    held.push(lambda *_: prepared.clear())
+    bundle.create(
+        folder,
+        train_config=render(values),
+        data={**dataset_as_dict(dataset, parts), "fingerprint": fingerprint(dataset.cases)},
+        task=chosen,
+        network=settings["network"],
+        preprocessing=preprocessing,
+        phantom=phantom,
+        channel_dropout=settings["channel_dropout"],
+    )
+    return values
 
 
-def _run_workflow(folder: Path, values: dict[str, Any], *, resume: bool, deadline: float | None) -> None:
+def _absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that name folders, as seen from anywhere."""
+    folders = {k: str(Path(settings[k]).absolute()) for k in ("cache", "fine_tune") if settings.get(k) is not None}
+    return {**settings, **folders}
+
+
+def _run_workflow(
+    folder: Path, values: dict[str, Any], *, resume: bool, deadline: float | None, processes: Processes
+) -> None:
     """Run ``configs/train.yaml`` as MONAI does, with its wrapping of our errors taken off."""
     from monai.bundle import ConfigWorkflow
 
@@ -129,8 +184,10 @@ def _run_workflow(folder: Path, values: dict[str, Any], *, resume: bool, deadlin
         workflow = ConfigWorkflow(str(config), logging_file=False, resume=resume)
         workflow.initialize()
         if deadline is not None:
-            plan = _plan(workflow.trainer, deadline - time.monotonic())
-            atomic_write(config, render(values | plan))
+            plan = processes.from_first(_plan(workflow.trainer, deadline - time.monotonic()))
+            if processes.first:
+                atomic_write(config, render(values | plan))
+            processes.from_first(None)  # none reads before the first has written
             workflow = ConfigWorkflow(str(config), logging_file=False, resume=resume)
             workflow.initialize()
         workflow.run()
@@ -163,19 +220,6 @@ def _plan(trainer: Trainer, seconds: float) -> dict[str, int]:
     return plan
 
 
-def _sample(task: Task) -> tuple[Path, dict[str, Any]]:
-    """The sample data of a task, and the settings that suit them."""
-    samples = yaml.safe_load((configs_folder() / "sample.yaml").read_text(encoding="utf-8"))
-    if task.name not in samples:
-        raise ConfigError(
-            f"task {task.name!r} has no sample data; give --data FOLDER (tasks with sample data: {', '.join(samples)})"
-        )
-    settings = dict(samples[task.name])
-    folder = sample_data_folder() / settings.pop("folder")
-    logger.info("no data given: training on the sample phantoms in %s", folder)
-    return folder, settings
-
-
 def _stored_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
     """The train.yaml of a run that goes on, or None for a new one.
 
@@ -184,7 +228,7 @@ def _stored_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
     """
     config = folder / "configs" / "train.yaml"
     if not config.exists():
-        if folder.exists() and any(p.name != ".lock" for p in folder.iterdir()):
+        if folder.exists() and any(p.name not in (".lock", "cache") for p in folder.iterdir()):
             raise ConfigError(f"{folder} is not empty and no run directory; give another output folder")
         return None
     if not resume:
@@ -197,42 +241,6 @@ def _stored_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
         return dict(yaml.safe_load(config.read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{config} cannot be read ({error}); give another output folder (-o)") from None
-
-
-def _split_data(
-    source: Path, task: Task, validation_fraction: float, stored_run: Path | None
-) -> tuple[DataSet, dict[str, list[Case]]]:
-    """The data set and its split: the stored one for a run that goes on, whose data must match."""
-    if not 0 <= validation_fraction < 1:
-        raise ConfigError(f"validation_fraction {validation_fraction} must be at least 0 and below 1")
-    found = find_cases(source, task, labels=True)
-    logger.info("%s", found.describe())
-    root = source if source.is_dir() else source.parent
-    found = replace(found, root=root.absolute(), cases=tuple(_absolute(c) for c in found.cases))
-    if stored_run is None:
-        training, validation = split_cases(found.cases, validation_fraction)
-    else:
-        values = bundle.read_data(stored_run)
-        if fingerprint(found.cases) != values["fingerprint"]:
-            raise ConfigError(
-                f"{stored_run} was begun with other data than {source} (names, sizes or contents differ); give the same data to go "
-                "on, or another output folder (-o) to begin anew"
-            )
-        by_name = {case.name: case for case in found.cases}
-        training, validation = ([by_name[c["name"]] for c in values[p]] for p in ("training", "validation"))
-    if not training:
-        raise ConfigError(
-            f"{len(found.cases)} case in {source} leaves none to train on; give more, or a smaller validation part"
-        )
-    logger.info("%d cases to train on, %d to validate on", len(training), len(validation))
-    parts = {"training": training, "validation": validation}
-    # What train.yaml will read back, so that what is loaded now is what it finds loaded.
-    return dataset_from_dict(dataset_as_dict(found, parts), found.root)
-
-
-def _absolute(case: Case) -> Case:
-    images = tuple(replace(f, path=f.path.absolute()) for f in case.images)
-    return replace(case, images=images, label=None if case.label is None else case.label.absolute())
 
 
 @contextmanager
@@ -255,6 +263,8 @@ def _locked(folder: Path) -> Iterator[None]:
 def validate(folder: str | Path, *, names: Sequence[str] | None = None) -> Evaluation | None:
     """Segment (or classify) a run's validation cases with its best weights and score them on the scans' own grids.
 
+    All of them together also calibrate the expected Dice of later predictions (``calibrate``).
+
     Args:
         folder: run directory.
         names: of some of the validation cases; None takes all.
@@ -264,6 +274,7 @@ def validate(folder: str | Path, *, names: Sequence[str] | None = None) -> Evalu
     """
     from medseg3d.evaluation import evaluate
     from medseg3d.inference.folder import predict_folder
+    from medseg3d.training.calibration import calibrate
 
     folder = Path(folder)
     metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
@@ -275,4 +286,7 @@ def validate(folder: str | Path, *, names: Sequence[str] | None = None) -> Evalu
         return None
     out = folder / "validation"
     predict_folder(folder, root, out, cases=cases)
-    return evaluate(root, out, task, output=out, cases=[c.name for c in cases])
+    evaluation = evaluate(root, out, task, output=out, cases=[c.name for c in cases])
+    if names is None and task.kind == "segmentation":
+        calibrate(folder, evaluation)
+    return evaluation
