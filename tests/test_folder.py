@@ -452,7 +452,9 @@ def test_two_inputs_of_one_name_are_refused_and_the_rest_is_done(run: Path, tmp_
     write_volume(scan, tmp_path / "twice" / "a.nii")
     result = predict_folder(run, tmp_path / "twice", tmp_path / "out2")
     assert result.done == ["c"]
-    assert "a.nii, a.nii.gz" in result.failed["a"].message
+    assert result.failed["a"].code == "E-DUPLICATE-CASE"
+    assert result.failed["a"].message == "case 'a' is there 2 times: a.nii and a.nii.gz"
+    assert summary(tmp_path / "out2")["counts"] == {"done": 1, "failed": 0, "refused": 1, "pending": 0}
 
 
 def test_a_full_disk_costs_the_cases_that_do_not_fit(run: Path, tmp_path: Path) -> None:

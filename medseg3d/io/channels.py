@@ -35,9 +35,14 @@ def resolve(parts: Parts, task: Task, names: Names | None) -> tuple[Case, dict[s
     """A case in the task's channel order, and what each channel is called.
 
     Raises:
-        InputError: where a channel is missing, or a file of several channels does not say what they are.
+        InputError: where a channel is missing or there twice, or a file of several channels does not say what they are.
     """
     where = parts.where or Path(parts.name)
+    if parts.doubt is not None:
+        raise parts.doubt
+    if len(parts.whole) > 1 and len({image_stem(p) for p in parts.whole}) == 1:
+        message = f"case {parts.name!r} is there {len(parts.whole)} times: {' and '.join(p.name for p in parts.whole)}"
+        raise InputError("E-DUPLICATE-CASE", message, file=where.parent, fix="keep one of these files")
     if parts.channels:
         if missing := [c for c in task.channels if c not in parts.channels]:
             there = [p.name for p in (*parts.channels.values(), *parts.whole)]

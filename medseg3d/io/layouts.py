@@ -89,16 +89,17 @@ def _put(parts: Parts, channel: str, path: Path) -> None:
         message = (
             f"case {parts.name!r} has two files for channel {channel}: {parts.channels[channel].name} and {path.name}"
         )
-        raise InputError("E-CHANNEL-AMBIGUOUS", message, file=path.parent, fix="keep one of them")
-    if channel:
+        parts.refuse(InputError("E-CHANNEL-AMBIGUOUS", message, file=path.parent, fix="keep one of them"))
+    elif channel:
         parts.channels[channel] = path
 
 
 def _put_label(parts: Parts, path: Path) -> None:
     if parts.label is not None:
         message = f"case {parts.name!r} has two label files: {parts.label.name} and {path.name}"
-        raise InputError("E-LABEL-AMBIGUOUS", message, file=path.parent, fix="keep one of them")
-    parts.label = path
+        parts.refuse(InputError("E-LABEL-AMBIGUOUS", message, file=path.parent, fix="keep one of them"))
+    else:
+        parts.label = path
 
 
 def case_folders(root: Path) -> list[Path]:
@@ -122,7 +123,9 @@ def nested(folders: Sequence[Path], task: Task) -> tuple[dict[str, Parts], set[s
     tails: set[str] = set()
     for folder in folders:
         if folder.name in cases:
-            raise duplicate(folder.name, str(cases[folder.name].where), str(folder))
+            first = cases[folder.name]
+            first.refuse(duplicate(folder.name, str(first.where), str(folder)))
+            continue
         parts = cases[folder.name] = Parts(folder.name, where=folder)
         for path in image_files(folder):
             stem = image_stem(path)
@@ -223,7 +226,8 @@ def class_folders(root: Path, task: Task, labels: bool) -> dict[str, Parts]:
             stem = image_stem(path)
             name = stem if stem.startswith(folder.name) else f"{folder.name}_{stem}"
             if name in cases:
-                raise duplicate(name, str(cases[name].where), str(path))
+                cases[name].refuse(duplicate(name, str(cases[name].where), str(path)))
+                continue
             cases[name] = Parts(
                 name, whole=[path], class_index=None if label is None else order.index(label), where=path
             )

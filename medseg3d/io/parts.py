@@ -16,7 +16,7 @@ NUMBERED = re.compile(r"(.+)_(\d{4})")
 
 @dataclass
 class Parts:
-    """The files of one case, before channels are resolved."""
+    """The files of one case, before channels are resolved; ``doubt``: why it cannot be one."""
 
     name: str
     channels: dict[str, Path] = field(default_factory=dict)
@@ -24,6 +24,11 @@ class Parts:
     label: Path | None = None
     class_index: int | None = None
     where: Path | None = None
+    doubt: InputError | None = None
+
+    def refuse(self, doubt: InputError) -> None:
+        """Keep the first reason why this is no case; the others are not affected."""
+        self.doubt = self.doubt or doubt
 
 
 def split_tail(stem: str, matches: Callable[[str], bool]) -> tuple[str, str] | None:
