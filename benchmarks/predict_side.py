@@ -77,8 +77,8 @@ class Scene:
 class AsIs(Preprocessing):
     """For images that are prepared already: both sides begin with the same tensor."""
 
-    def image(self, volume: Volume, grid: NetworkGrid) -> NDArray[np.float32]:
-        return volume.data
+    def tensor(self, volume: Volume, grid: NetworkGrid, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.from_numpy(volume.data)
 
 
 def model_of(scene: Scene) -> tuple[torch.nn.Module, Task, Preprocessing]:

@@ -154,13 +154,18 @@ class Preprocessing:
         return NetworkGrid(source, AxisMap(canonical.axes, tuple(start), tuple(step)), tuple(shape))
 
     def image(self, volume: Volume, grid: NetworkGrid) -> NDArray[np.float32]:
+        """``tensor`` as a float32 array."""
+        return self.tensor(volume, grid).numpy()
+
+    def tensor(self, volume: Volume, grid: NetworkGrid, dtype: torch.dtype = torch.float32) -> Tensor:
         """Sample and normalise an image.
 
         Args:
             volume: ``(C, *spatial)`` on ``grid.source``.
             grid: from ``plan``.
+            dtype: to store; all is computed in float32, channel by channel.
 
-        Shape: float32 ``(C, *grid.shape)``.
+        Shape: ``(C, *grid.shape)``.
 
         Raises:
             InputError: ``E-NONFINITE`` where voxels are NaN or infinite.
@@ -175,7 +180,7 @@ class Preprocessing:
         turn = tuple(slice(None, None, -1 if c[0] > c[-1] else 1) for c in coordinates)
         sizes = volume.data[0][tuple(box)].shape
         coordinates = [n - 1 - c if s.step < 0 else c for c, s, n in zip(coordinates, turn, sizes, strict=True)]
-        out = torch.empty((volume.channels, *grid.shape))
+        out = torch.empty((volume.channels, *grid.shape), dtype=dtype)
         if self.intensity == "ct" and self.statistics is not None and len(self.statistics) != volume.channels:
             raise InputError(
                 "E-CHANNEL-COUNT",
@@ -196,8 +201,8 @@ class Preprocessing:
             else:
                 _minmax_slices(data, grid.axis_map.axes[2] if self.spatial_dims == 3 else None)
             sampled = interpolate(data[None], coordinates)[0]
-            _store(out[channel], sampled.permute(grid.axis_map.axes))
-        return out.numpy()
+            _store(out[channel], sampled.to(dtype).permute(grid.axis_map.axes))
+        return out
 
     def labels(self, volume: Volume, grid: NetworkGrid) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """Sample a label map: each voxel gets the value whose mask, interpolated linearly, is largest there.
