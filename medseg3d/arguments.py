@@ -101,6 +101,14 @@ def _download(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("-o", "--output", type=Path, default=Path("data"), metavar="FOLDER", help="default: data")
 
 
+def _check(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("data", type=Path, metavar="DATA", help="data set in any layout, folder of scans (also DICOM), or one file")
+    add("--task", help="what the data are for: name or .yaml file; without it files are looked at one by one")
+    add("--strict", action="store_true", help="warnings count as errors")
+    _json(sub)
+
+
 def _train(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add("--task", required=True, help="name (see: medseg3d tasks) or a .yaml file")
@@ -117,6 +125,15 @@ def _train(sub: argparse.ArgumentParser) -> None:
     add("--resume", action="store_true", help="go on where the run directory's last checkpoint stands")
 
 
+def _published(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--task", help="what published weights were trained for, such as brats-segformer3d")
+    sub.add_argument(
+        "--attention-scale",
+        choices=("sqrt_num_heads", "sqrt_head_dim"),
+        help="of published SegFormer3D weights: the 2024 release's (default), or that of its code after November 2025",
+    )
+
+
 def _predict(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add(
@@ -125,8 +142,9 @@ def _predict(sub: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="RUN",
-        help="run directory of a training; given several times, an ensemble",
+        help="run directory of a training, or published weights with --task; given several times, an ensemble",
     )
+    _published(sub)
     add("-i", "--input", type=Path, required=True, metavar="FOLDER", help="folder of scans, or one file")
     add("-o", "--output", type=Path, required=True, metavar="FOLDER")
     add("--probabilities", action="store_true", help="write the probabilities of every label, too")
@@ -162,6 +180,7 @@ def _verify(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add("file", type=Path, metavar="FILE", help="a label map that predict wrote, with its sidecar beside it")
     add("--model", type=Path, action="append", metavar="RUN", help="where the model lies now; all of an ensemble")
+    _published(sub)
     add("-i", "--input", type=Path, metavar="FOLDER", help="where the scans lie now")
     add("--device", help="cpu, cuda or cuda:N")
     _json(sub)
@@ -219,6 +238,7 @@ def _preview(sub: argparse.ArgumentParser) -> None:
 OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "tasks": _json,
     "download": _download,
+    "check": _check,
     "train": _train,
     "predict": _predict,
     "verify": _verify,

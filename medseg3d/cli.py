@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d.arguments import build_parser
-from medseg3d.checks import ConfigError, MedSegError
+from medseg3d.checks import ConfigError, InputError, MedSegError
 
 OK, UNEXPECTED, SOME_FAILED, ALL_FAILED, INTERRUPTED = 0, 1, 3, 4, 130
 
@@ -38,6 +38,17 @@ def download(options: argparse.Namespace) -> int:
     folder = fetch(options.task, options.output)
     print(f"data: {folder}\nnext: medseg3d train --task {options.task} --data {folder}")
     return OK
+
+
+def check(options: argparse.Namespace) -> int:
+    """Look for what is wrong in a data set, a folder of scans or a file, before it is used."""
+    from medseg3d.inspection import inspect
+    from medseg3d.task import load_task
+
+    found = inspect(options.data, load_task(options.task) if options.task else None)
+    print(json.dumps(found.as_dict(), indent=2) if options.json else found.text())
+    refused = found.count("error") + (found.count("warning") if options.strict else 0)
+    return InputError.exit_code if refused else OK
 
 
 def train(options: argparse.Namespace) -> int:
@@ -74,25 +85,27 @@ def train(options: argparse.Namespace) -> int:
 def predict(options: argparse.Namespace) -> int:
     """Segment every case of a folder; labels lie on each scan's own grid."""
     from medseg3d.inference.folder import predict_folder
+    from medseg3d.published import model_directories
 
-    result = predict_folder(
-        options.model,
-        options.input,
-        options.output,
-        probabilities=options.probabilities,
-        uncertainty=options.uncertainty,
-        overwrite=options.overwrite,
-        part=options.part,
-        dense=options.dense,
-        roi_size=options.roi,
-        overlap=options.overlap,
-        precision=options.precision,
-        device=options.device,
-        mode=options.mode,
-        tta=options.tta or None,
-        max_ram=options.max_ram,
-        max_vram=options.max_vram,
-    )
+    with model_directories(options.model, options.task, options.attention_scale) as models:
+        result = predict_folder(
+            models,
+            options.input,
+            options.output,
+            probabilities=options.probabilities,
+            uncertainty=options.uncertainty,
+            overwrite=options.overwrite,
+            part=options.part,
+            dense=options.dense,
+            roi_size=options.roi,
+            overlap=options.overlap,
+            precision=options.precision,
+            device=options.device,
+            mode=options.mode,
+            tta=options.tta or None,
+            max_ram=options.max_ram,
+            max_vram=options.max_vram,
+        )
     failed = {name: str(why) for name, why in result.failed.items()}
     good = len(result.done) + len(result.skipped)
     if options.json:
@@ -102,8 +115,8 @@ def predict(options: argparse.Namespace) -> int:
         print(f"{good} of {good + len(failed)} cases are segmented in {options.output}")
         if worst := result.worst():
             print(worst)
-        for name, why in failed.items():
-            print(f"failed: {name}: {why}", file=sys.stderr)
+        for line in result.failures():
+            print(f"failed: {line}", file=sys.stderr)
     if not failed:
         return OK
     return SOME_FAILED if good else ALL_FAILED
@@ -112,8 +125,10 @@ def predict(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     """Predict one result again from its sidecar, and compare."""
     from medseg3d.inference.verify import verify as predict_again
+    from medseg3d.published import model_directories
 
-    verification = predict_again(options.file, model=options.model, input=options.input, device=options.device)
+    with model_directories(options.model or [], options.task, options.attention_scale) as models:
+        verification = predict_again(options.file, model=models or None, input=options.input, device=options.device)
     print(json.dumps(verification.as_dict(), indent=2) if options.json else verification)
     return OK if verification.identical and not verification.changed else SOME_FAILED
 
@@ -226,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return UNEXPECTED
 
 
-VERBS = (tasks, download, train, predict, verify, evaluate, compare, report, preview)
+VERBS = (tasks, download, check, train, predict, verify, evaluate, compare, report, preview)
 
 
 class LineHandler(logging.StreamHandler):
