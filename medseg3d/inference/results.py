@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medseg3d.checks import Finding, InputError, MedSegError
+from medseg3d.checks import Finding, InputError, MedSegError, some_names
 from medseg3d.io.atomic import atomic_write
 from medseg3d.io.dataset import Case
 from medseg3d.io.images import PICTURE_SUFFIXES, image_suffix, write_volume
@@ -37,6 +37,13 @@ class FolderResult:
     elsewhere: list[str] = field(default_factory=list)
     redone: dict[str, str] = field(default_factory=dict)
     triage: dict[str, Any] = field(default_factory=dict)
+
+    def failures(self) -> list[str]:
+        """What went wrong, a line for each reason, with the names of the cases."""
+        reasons: dict[str, list[str]] = {}
+        for name, why in self.failed.items():
+            reasons.setdefault(str(replace(why, file=None)), []).append(name)
+        return [f"{some_names(names)}: {reason}" for reason, names in reasons.items()]
 
     def worst(self, most: int = 5) -> str:
         """The cases to look at first, in a line; nothing where there is no choice."""
