@@ -205,10 +205,24 @@ def read_image(case: Case, task: Task, *, nonfinite: NonFinite = "error") -> Vol
     Raises:
         InputError: where a file is damaged, has other axes or channels, or lies on another grid than the first.
     """
+    volumes = {path: read_volume(path, nonfinite=nonfinite) for path in dict.fromkeys(f.path for f in case.images)}
+    return stack_channels(case, task, volumes)
+
+
+def stack_channels(case: Case, task: Task, volumes: Mapping[Path, Volume]) -> Volume:
+    """What ``read_image`` returns, of files that have been read.
+
+    Args:
+        case: from ``find_cases``.
+        task: says how many channels and axes there are.
+        volumes: the content of each file of the case.
+
+    Raises:
+        InputError: where a file has other axes or channels, or lies on another grid than the first.
+    """
     if len(case.images) != task.in_channels:
         message = f"case {case.name!r} has {len(case.images)} channels, task {task.name!r} needs {task.in_channels}"
         raise InputError("E-CHANNEL-COUNT", message, fix="find the cases with this task")
-    volumes = {path: read_volume(path, nonfinite=nonfinite) for path in dict.fromkeys(f.path for f in case.images)}
     first = volumes[case.images[0].path]
     for path, volume in volumes.items():
         if len(volume.shape) != task.spatial_dims:

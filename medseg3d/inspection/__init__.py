@@ -1,0 +1,8 @@
+"""Looking at data before they are used: every file read, every case and the data set as a whole checked."""
+
+from __future__ import annotations
+
+from medseg3d.inspection.inspect import inspect
+from medseg3d.inspection.result import Inspection
+
+__all__ = ["Inspection", "inspect"]

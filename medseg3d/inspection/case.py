@@ -1,0 +1,154 @@
+"""One case: read as training and prediction read it, with all that is odd about it and what others compare it by."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from medseg3d.checks import Finding, InputError, collected, tell
+from medseg3d.io.cases import read_label, stack_channels
+from medseg3d.io.dataset import Case, DataSet
+from medseg3d.io.images import read_volume
+from medseg3d.task import Task
+from medseg3d.volume import Grid, Volume
+
+READERS = min(4, os.cpu_count() or 1)
+T = TypeVar("T")
+U = TypeVar("U")
+OUTSIDE = 0.2
+"""So much of a label on its image's empty voxels is odd: the skull's zeros, or a label of another image."""
+EMPTY = 0.05
+"""An image has an empty background where so much of it holds its least value."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a case is compared with others by.
+
+    Args:
+        case: the case.
+        findings: of its own.
+        grid: where its image lies; None where it cannot be read.
+        content: hash of the image's values; None where it cannot be read.
+        label_content: the same of its label; None where there is none, or nothing but background.
+        voxels: of each value of the task in its label, 0 included; empty without a label.
+    """
+
+    case: Case
+    findings: tuple[Finding, ...]
+    grid: Grid | None = None
+    content: str | None = None
+    label_content: str | None = None
+    voxels: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def file(self) -> str:
+        return str(self.case.images[0].path)
+
+
+def examine(case: Case, dataset: DataSet, task: Task) -> Facts:
+    """Read a case, and say everything that is wrong or odd about it; nothing is raised.
+
+    Args:
+        case: from ``find_cases``.
+        dataset: where it comes from.
+        task: what it is for.
+    """
+    with collected() as findings:
+        image, label = _image(case, task, findings), None
+        if case.label is not None:
+            try:
+                label = read_label(case, dataset, task, None if image is None else image.grid)
+            except InputError as error:
+                findings.append(error.finding)
+        if image is not None:
+            _tell_about_image(image, case, task)
+        if label is not None:
+            _tell_about_label(label, image, case)
+    values, counts = np.unique(label.data, return_counts=True) if label is not None else ((), ())
+    voxels = {int(v): int(n) for v, n in zip(values, counts, strict=True)}
+    return Facts(
+        case,
+        tuple(findings),
+        None if image is None else image.grid,
+        None if image is None else content_of(image.data),
+        content_of(label.data) if label is not None and set(voxels) != {0} else None,
+        voxels,
+    )
+
+
+def content_of(data: NDArray[Any]) -> str:
+    """Hash of values and size, whatever the file's type and place."""
+    digest = hashlib.sha256(str(data.shape).encode())
+    digest.update(np.ascontiguousarray(data).data)
+    return digest.hexdigest()
+
+
+def tell_if_constant(values: NDArray[Any], channel: str, file: Path) -> None:
+    """Say where a channel shows nothing."""
+    if values.size and values.min() == values.max():
+        message = f"every voxel of {channel} is {values.flat[0]:g}"
+        tell("W-CONSTANT", message, file=file, fix="is the export right? there is nothing to be seen in it")
+
+
+def tell_if_empty(label: Volume, file: Path | None) -> bool:
+    """Say where a label map holds nothing, and whether it does."""
+    empty = not label.data.any()
+    if empty:
+        tell("I-EMPTY-LABEL", "the label holds nothing but background", file=file)
+    return empty
+
+
+def in_threads(work: Callable[[U], T], items: Sequence[U], what: str) -> list[T]:
+    """The results in order, several at a time, with a bar on a terminal."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(tqdm(pool.map(work, items), total=len(items), desc=what, unit="case", disable=None, leave=False))
+
+
+def _image(case: Case, task: Task, findings: list[Finding]) -> Volume | None:
+    volumes: dict[Path, Volume] = {}
+    paths = dict.fromkeys(file.path for file in case.images)
+    for path in paths:
+        try:
+            volumes[path] = read_volume(path)
+        except InputError as error:
+            findings.append(error.finding)
+    if len(volumes) < len(paths):
+        return None
+    try:
+        return stack_channels(case, task, volumes)
+    except InputError as error:
+        findings.append(error.finding)
+        return None
+
+
+def _tell_about_image(image: Volume, case: Case, task: Task) -> None:
+    for channel, file, values in zip(task.channels, case.images, image.data, strict=True):
+        tell_if_constant(values, channel, file.path)
+    grid = image.grid.mapped(image.grid.to_canonical(), image.canonical().shape)
+    wanted = task.spacing_mm or grid.spacing_mm
+    size = [max(1, round(n * s / w)) for n, s, w in zip(grid.shape, grid.spacing_mm, wanted, strict=True)]
+    if any(n < p for n, p in zip(size, task.patch_size, strict=True)):
+        there, patch = (" x ".join(map(str, n)) for n in (size, task.patch_size))
+        message = f"{there} voxels on the task's grid are less than its patch of {patch}: the rest is padded"
+        tell("I-PADDED", message, file=case.images[0].path)
+
+
+def _tell_about_label(label: Volume, image: Volume | None, case: Case) -> None:
+    if tell_if_empty(label, case.label) or image is None:
+        return
+    foreground = label.data[0] > 0
+    empty = np.all([values == values.min() for values in image.data], axis=0)
+    share = float((foreground & empty).sum() / foreground.sum())
+    if EMPTY < empty.mean() < 1 and share > OUTSIDE:
+        message = f"{share:.0%} of the label lies where its image is empty (all channels at their least value)"
+        tell("W-LABEL-OUTSIDE", message, file=case.label, fix="does the label belong to this image? look at the two")

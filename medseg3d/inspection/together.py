@@ -1,0 +1,152 @@
+"""What shows only where cases are seen together: leakage, copies, absent classes, names and voxel sizes that do not fit."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medseg3d.checks import Finding, some_names
+from medseg3d.inspection.case import Facts
+from medseg3d.io.split import subject_of
+from medseg3d.task import Task
+
+SPACING_FACTOR = 4.0
+"""A voxel size so many times the median, or less than so small a part of it, is told of."""
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
+FORBIDDEN = set('<>:"|?*\\')
+LONGEST_NAME = 200
+"""Bytes; results add their endings."""
+
+
+def compare(parts: Mapping[str, Sequence[Facts]], task: Task | None, root: Path) -> list[Finding]:
+    """Findings about cases of a data set as a whole.
+
+    Args:
+        parts: the cases of each part: ``training``, ``validation`` and others.
+        task: what they are for, where that is known.
+        root: of the data set, for findings about all of it.
+    """
+    everything = [facts for cases in parts.values() for facts in cases]
+    return [
+        *_leakage(parts),
+        *_same_label(everything),
+        *(_absent(parts, task, root) if task is not None else ()),
+        *_spacings(everything),
+        *names_of([(facts.case.name, facts.file) for facts in everything]),
+    ]
+
+
+def _leakage(parts: Mapping[str, Sequence[Facts]]) -> list[Finding]:
+    """The same image, or the same patient, in two parts; and the same image twice in one."""
+    placed = [(part, facts) for part, cases in parts.items() for facts in cases]
+    found: list[Finding] = []
+    twins: set[frozenset[str]] = set()
+    for group in _groups((facts.content, (part, facts)) for part, facts in placed):
+        (part, first), *others = group
+        for other_part, other in others:
+            twins.add(frozenset((part, other_part, first.case.name, other.case.name)))
+            message = f"the same image as {Path(first.file).name}, voxel for voxel"
+            if part == other_part:
+                fix = "keep one of the two: the other adds nothing"
+                found.append(Finding("W-SAME-CONTENT", "warning", other.file, message, fix))
+            else:
+                message += f"; that one is in the {part} part, this in the {other_part} part"
+                fix = f"keep one of the two: scores on {other_part} cases that were trained on mean nothing"
+                found.append(Finding("E-LEAKAGE", "error", other.file, message, fix))
+    for group in _groups((subject_of(facts.case.name), (part, facts)) for part, facts in placed):
+        part, first = group[0]
+        for other_part, other in group[1:]:
+            key = frozenset((part, other_part, first.case.name, other.case.name))
+            if part != other_part and key not in twins:
+                message = (
+                    f"a scan of the same patient as {first.case.name} by its name; that one is in the {part} part, "
+                    f"this in the {other_part} part"
+                )
+                fix = "put all scans of one patient into one part"
+                found.append(Finding("E-LEAKAGE", "error", other.file, message, fix))
+    return found
+
+
+def _groups(keyed: Iterable[tuple[str | None, tuple[str, Facts]]]) -> list[list[tuple[str, Facts]]]:
+    """The entries that share a key with another."""
+    by_key: dict[str, list[tuple[str, Facts]]] = {}
+    for key, entry in keyed:
+        if key is not None:
+            by_key.setdefault(key, []).append(entry)
+    return [group for group in by_key.values() if len(group) > 1]
+
+
+def _same_label(everything: Sequence[Facts]) -> list[Finding]:
+    found: list[Finding] = []
+    for group in _groups((facts.label_content, ("", facts)) for facts in everything):
+        (_, first), *others = group
+        for _, other in others:
+            if other.content != first.content:
+                message = f"the same label as that of {first.case.name}, voxel for voxel, for another image"
+                fix = "is one of them a copy by mistake?"
+                found.append(Finding("W-SAME-LABEL", "warning", str(other.case.label), message, fix))
+    return found
+
+
+def _absent(parts: Mapping[str, Sequence[Facts]], task: Task, root: Path) -> list[Finding]:
+    """Classes that cannot be learned, or not be scored."""
+    found: list[Finding] = []
+    for part, code, severity, so in (
+        ("training", "E-CLASS-ABSENT", "error", "it cannot be learned"),
+        ("validation", "W-CLASS-ABSENT", "warning", "it cannot be scored there"),
+    ):
+        labelled = [facts for facts in parts.get(part, ()) if facts.voxels]
+        if not labelled or len(labelled) < len(parts[part]):
+            continue  # without labels, or with some that cannot be read, nothing is known
+        absent = [
+            name for name, ids in task.labels.items() if not any(facts.voxels.get(i) for facts in labelled for i in ids)
+        ]
+        if absent and not any(f.code == "E-CLASS-ABSENT" for f in found):
+            message = f"no {part} case ({len(labelled)}) holds {some_names(absent)}, so {so}"
+            fix = "add cases that do, take the label out of the task, or look whether its value is another here"
+            found.append(Finding(code, severity, str(root), message, fix))  # type: ignore[arg-type]
+    return found
+
+
+def _spacings(everything: Sequence[Facts]) -> list[Finding]:
+    known = [(facts, facts.grid) for facts in everything if facts.grid is not None]
+    if len(known) < 3:
+        return []
+    sizes = np.array([[grid.spacing_mm[a] for a in grid.to_canonical().axes] for _, grid in known])
+    median = np.median(sizes, axis=0)
+    found: list[Finding] = []
+    for (facts, _), size in zip(known, sizes, strict=True):
+        if (np.maximum(size / median, median / size) > SPACING_FACTOR).any():
+            here, usual = (" x ".join(f"{v:g}" for v in s) for s in (size, median))
+            message = f"voxels of {here} mm, where {usual} mm is the median of the data set"
+            fix = "is it the same kind of scan, and is the header right?"
+            found.append(Finding("W-SPACING", "warning", facts.file, message, fix))
+    return found
+
+
+def names_of(names: Sequence[tuple[str, str]]) -> list[Finding]:
+    """Names of cases that no file on every system can have, or that are one name on some.
+
+    Args:
+        names: of each case the name, and a file of it.
+    """
+    found: list[Finding] = []
+    taken: dict[str, str] = {}
+    for name, file in names:
+        plain = unicodedata.normalize("NFC", name).casefold()
+        if taken.setdefault(plain, name) != name:
+            message = f"cases {taken[plain]!r} and {name!r} are one file name where capitals or accents do not count"
+            found.append(Finding("E-SAME-NAME", "error", file, message, "rename one of them"))
+        reasons = [
+            f"it holds {', '.join(sorted(bad))}" if (bad := {c for c in name if c in FORBIDDEN or ord(c) < 32}) else "",
+            "Windows reserves it" if name.split(".")[0].casefold() in RESERVED else "",
+            "it ends with a blank or dot" if name != name.rstrip(" .") else "",
+            f"it is longer than {LONGEST_NAME} bytes" if len(name.encode()) > LONGEST_NAME else "",
+        ]
+        if any(reasons):
+            message = f"the name {name!r} is none on every system: {', '.join(filter(None, reasons))}"
+            found.append(Finding("W-NAME", "warning", file, message, "rename the case: results are named after it"))
+    return found
