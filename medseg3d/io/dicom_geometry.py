@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,8 @@ def _key(entry: tuple[Any, ...]) -> tuple[Any, ...]:
     return entry[:3]
 
 
-def _normal(orientation: Sequence[float]) -> NDArray[np.float64]:
+@lru_cache(maxsize=4096)
+def _normal(orientation: tuple[float, ...]) -> NDArray[np.float64]:
     normal = np.cross(orientation[:3], orientation[3:])
     return np.asarray(normal / max(float(np.linalg.norm(normal)), 1e-12))
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, dcmread
-from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import (
     CTImageStorage,
@@ -44,17 +43,17 @@ PIXEL_DATA = (struct.pack("<HH", 0x7FE0, 0x0010), struct.pack(">HH", 0x7FE0, 0x0
 B_VALUES = (0x00189087, 0x0019100C, 0x00431039, 0x20011003)
 """Diffusion b-value: of the standard, of Siemens, of GE, of Philips."""
 KEYWORDS = (
-    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality"),
-    *("ImageType", "SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName", "ContrastBolusAgent"),
-    *("AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "ContentTime", "SeriesTime", "StudyDate"),
+    *("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality", "ImageType"),
+    *("SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName", "ContrastBolusAgent"),
+    *("ContrastBolusAgentSequence", "AcquisitionTime", "AcquisitionDateTime", "SeriesTime", "StudyDate", "Units"),
     *("InstanceNumber", "AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "EchoTime", "EchoNumbers"),
-    *("RepetitionTime", "InversionTime", "ScanningSequence", "Rows", "Columns", "PixelSpacing", "SliceThickness"),
-    *("SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames", "SamplesPerPixel"),
-    *("PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope"),
-    *("RescaleIntercept", "RescaleType", "ModalityLUTSequence", "Units"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("Rows", "Columns", "NumberOfFrames", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"),
+    *("RescaleType", "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
-TAGS = [*(Tag(keyword) for keyword in KEYWORDS), *B_VALUES]
+TAG_OF = {keyword: int(Tag(keyword)) for keyword in KEYWORDS}
+TAGS = [*TAG_OF.values(), *B_VALUES]
 STANDARD_GROUPS = {0x0002, 0x0008}
 """The groups that a data set without a preamble begins with."""
 
@@ -81,6 +80,8 @@ class Header:
         size: bytes of the file.
         pixels_at: offset of the first pixel, None where they are deflated or there are none.
         pixel_bytes: how many bytes of pixels the file says there are.
+        little_endian: the byte order.
+        values: the elements by tag, as bytes unless they are sequences.
     """
 
     path: Path
@@ -88,18 +89,12 @@ class Header:
     size: int
     pixels_at: int | None
     pixel_bytes: int
+    little_endian: bool
+    values: Mapping[int, Any] = field(repr=False)
 
     @property
     def syntax(self) -> str:
         return str(self.dataset.file_meta.get("TransferSyntaxUID", "")) or _guessed_syntax(self.dataset)
-
-    @property
-    def implicit(self) -> bool:
-        return bool(self.dataset.original_encoding[0])
-
-    @property
-    def little_endian(self) -> bool:
-        return bool(self.dataset.original_encoding[1])
 
     @property
     def sop_class(self) -> str:
@@ -136,10 +131,7 @@ class Header:
         raw = self._raw(keyword)
         if isinstance(raw, bytes) and len(raw) >= 2:
             return int.from_bytes(raw[:2], "little" if self.little_endian else "big")
-        try:
-            return default if raw is None or raw == b"" else int(raw)
-        except (TypeError, ValueError):
-            return default
+        return raw if isinstance(raw, int) else default
 
     def decoded(self, keyword: str) -> str:
         """A text element in its own character set, without control characters: for display alone."""
@@ -149,7 +141,7 @@ class Header:
         return "".join(c if c.isprintable() else " " for c in value).strip()
 
     def has(self, keyword: str) -> bool:
-        return Tag(keyword) in self.dataset
+        return TAG_OF[keyword] in self.values
 
     def b_value(self) -> str:
         """The diffusion weighting as the file has it, whoever wrote it."""
@@ -157,11 +149,7 @@ class Header:
 
     def _raw(self, keyword: str | int) -> Any:
         """The bytes of an element, unconverted where they still are: conversion is most of the time a header takes."""
-        tag = Tag(keyword)
-        if tag not in self.dataset:
-            return None
-        element = self.dataset.get_item(tag)
-        return element.value if isinstance(element, RawDataElement) else self.dataset[tag].value
+        return self.values.get(keyword if isinstance(keyword, int) else TAG_OF[keyword])
 
 
 def _is_multiple(value: Any) -> bool:
@@ -202,12 +190,13 @@ def read_header(path: Path, *, force: bool = False) -> Header:
 
 def _header(path: Path, dataset: Dataset, size: int, offset: int, element: bytes) -> Header:
     """``element``: what begins at ``offset``: tag, representation and length of the pixel data, if there are any."""
-    if element[:4] not in PIXEL_DATA:
-        return Header(path, dataset, size, None, 0)
     implicit, little_endian = dataset.original_encoding
+    values = {int(tag): found.value for tag, found in dataset.items()}
+    if element[:4] not in PIXEL_DATA:
+        return Header(path, dataset, size, None, 0, bool(little_endian), values)
     begin = 8 if implicit else 12
     length = int.from_bytes(element[begin - 4 : begin], "little" if little_endian else "big")
-    return Header(path, dataset, size, offset + begin, length)
+    return Header(path, dataset, size, offset + begin, length, bool(little_endian), values)
 
 
 def _parsed(stream: Any) -> tuple[Dataset, int]:
