@@ -54,7 +54,11 @@ def tell(code: str, message: str, *, file: str | Path | None = None, fix: str = 
         code: ``W-`` for what may not be what was meant, ``I-`` for what is good to know.
         message, file, fix: as of ``Finding``.
     """
-    finding = Finding(code, SEVERITIES[code[0]], None if file is None else str(file), message, fix)
+    pass_on(Finding(code, SEVERITIES[code[0]], None if file is None else str(file), message, fix))
+
+
+def pass_on(finding: Finding) -> None:
+    """``tell`` of a finding that is there already."""
     found = _collector.get()
     if found is None:
         log.log(logging.WARNING if finding.severity == "warning" else logging.INFO, "%s", finding)

@@ -13,17 +13,15 @@ W-FRAME-OF-REFERENCE; I-SKIPPED, I-SUBFOLDERS, I-TIMEPOINT.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
-from medseg3d.checks import InputError
+from medseg3d.checks import InputError, pass_on
 from medseg3d.io.dicom_folder import find_series
 from medseg3d.io.dicom_rescale import read_values
 from medseg3d.io.dicom_series import Listing, Series
 from medseg3d.volume import Volume
 
 __all__ = ["Listing", "Series", "find_series", "read_dicom", "read_series"]
-log = logging.getLogger(__name__)
 
 
 def read_series(series: Series) -> Volume:
@@ -43,8 +41,7 @@ def read_series(series: Series) -> Volume:
         first = series.errors[0]
         raise InputError(first.code, first.message, file=first.file, fix=first.fix)
     for finding in series.findings:
-        if finding.severity == "warning":
-            log.warning("%s", finding)
+        pass_on(finding)
     assert series.grid is not None  # a series without errors is a stack
     return Volume(read_values(series.slices).transpose(2, 1, 0)[None], series.grid.affine)
 

@@ -154,7 +154,7 @@ class _Files:
             message = f"the files lie in {len(self.searched)} subfolder{'s' if len(self.searched) > 1 else ''}"
             found.append(Finding("I-SUBFOLDERS", "info", str(self.root), message))
         doubtful = [finding for _, finding in self.doubtful]
-        return [*doubtful, *([] if self.headers or doubtful else [self._nothing()]), *found]
+        return [*doubtful, *found] if self.headers or doubtful else [self._nothing()]
 
     def _nothing(self) -> Finding:
         """Why there is no series."""
