@@ -38,7 +38,7 @@ class AxisCells:
         sources: index of the logit at each corner position, ``cells + corners - 1`` of them.
         width: the most voxels of one cell.
         weights: of the upper corner for each voxel of each cell, ``(cells, width)``.
-        selected: position of each voxel in the layout, or None where every place is taken.
+        places: position of each voxel in the layout.
         voxels: which voxels these are.
     """
 
@@ -61,8 +61,7 @@ class AxisCells:
         rank = np.arange(len(cell)) - begins[cell]
         self.weights = np.zeros((self.cells, self.width), dtype=np.float32)
         self.weights[cell, rank] = coordinates - low
-        places = cell * self.width + rank
-        self.selected: NDArray[np.int64] | None = places if len(places) < self.cells * self.width else None
+        self.places = cell * self.width + rank
         self.voxels = slice(0, len(cell))
 
     def part(self, first: int, last: int) -> AxisCells:
@@ -72,9 +71,16 @@ class AxisCells:
         out.sources = self.sources[first : last + self.corners - 1]
         out.weights = self.weights[first:last]
         out.voxels = slice(int(self._begins[first]), int(self._begins[last]))
-        out.selected = None if self.selected is None else self.selected[out.voxels] - first * self.width
+        out.places = self.places[out.voxels] - first * self.width
         out._begins = self._begins[first : last + 1]
         return out
+
+    def taken(self, laid_out: Tensor, axis: int) -> Tensor:
+        """The voxels of an array of all places; a view where they follow one another."""
+        first = int(self.places[0]) if len(self.places) else 0
+        if not len(self.places) or int(self.places[-1]) - first + 1 == len(self.places):
+            return laid_out.narrow(axis, first, len(self.places))
+        return laid_out.index_select(axis, torch.from_numpy(self.places).to(laid_out.device))
 
 
 def decode_slab(logits: Tensor, axes: Sequence[AxisCells], *, regions: bool) -> NDArray[np.integer]:
@@ -107,8 +113,7 @@ def decode_slab(logits: Tensor, axes: Sequence[AxisCells], *, regions: bool) -> 
     laid_out = blocks.view(*cell_shape, *width).permute(0, 3, 1, 4, 2, 5)
     out = laid_out.reshape([c * w for c, w in zip(cell_shape, width, strict=True)])
     for axis, cells in enumerate(axes):
-        if cells.selected is not None:
-            out = out.index_select(axis, torch.from_numpy(cells.selected).to(out.device))
+        out = cells.taken(out, axis)
     return out.cpu().numpy()
 
 
