@@ -15,7 +15,7 @@ from tests.shared import ROOT
 pytestmark = pytest.mark.slow
 KEYS = {
     "network": {"fp32_speedup", "bf16_speedup", "train_speedup", "max_relative_error"},
-    "startup": {"help_seconds"},
+    "startup": {"help_seconds", "predict_over_import_torch_s"},
 }
 
 

@@ -51,7 +51,7 @@ def shift_weights(model: Path, by: float) -> None:
 def save_noise(folder: Path, names: str = "p", shape: tuple[int, ...] = (20, 17, 23)) -> Path:
     for i, name in enumerate(names):
         data = np.random.default_rng(i).random((1, *shape), dtype=np.float32)
-        write_volume(Volume(data, np.diag([1.5, 1, 2, 1][: len(shape)] + [1])), folder / f"{name}.nii.gz")
+        write_volume(Volume(data, np.diag([1.5, 1, 2, 1])), folder / f"{name}.nii.gz")
     return folder
 
 

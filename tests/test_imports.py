@@ -23,6 +23,7 @@ LAYERS = (
     {"bundle"},
     {"monai_adapters", "monai_metrics", "training"},
     {"published"},
+    {"zoo"},
     {"report"},
     {"arguments"},
     {"cli"},
@@ -110,7 +111,10 @@ def test_no_torch_where_it_is_not_needed(path) -> None:
             ["torch", "monai", "numpy", "nibabel", "yaml"],
         ),
         ("import medseg3d.io, medseg3d.metrics, medseg3d.evaluation", ["torch", "monai"]),
-        ("import medseg3d.inference.folder", ["monai", "ignite"]),
+        (
+            "import medseg3d.inference.folder",
+            ["monai", "ignite", "SimpleITK", "highdicom", "scipy.ndimage", "scipy.spatial", "matplotlib", "pandas"],
+        ),
     ],
 )
 def test_what_an_import_brings(statement, absent) -> None:

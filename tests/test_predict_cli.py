@@ -210,8 +210,8 @@ def test_ensembles_and_uncertainty(scans: Path, tmp_path: Path, predict: Predict
     assert code == 0
     assert "look at first" in out
     assert (tmp_path / "out" / "a_uncertainty.nii.gz").is_file()
-    assert main(["verify", str(tmp_path / "out" / "a.nii.gz"), "--model", str(second), "--model", str(first)]
-                + ["-i", str(scans)]) == 0  # fmt: skip
+    models = [word for model in (second, first) for word in ("--model", str(model))]
+    assert main(["verify", str(tmp_path / "out" / "a.nii.gz"), *models, "-i", str(scans)]) == 0
     edit(second, "medseg3d", "task", "labels", value={"x": [1], "z": [2]})
     edit(second, "medseg3d", "task", "write", value={"x": 1, "z": 2})
     code, _, err = predict(first, scans, "--model", second)
