@@ -7,10 +7,12 @@ from pathlib import Path
 
 from medseg3d.checks import ConfigError, Finding, InputError, collected
 from medseg3d.inspection.case import Facts, content_of, in_threads, tell_if_constant, tell_if_empty
-from medseg3d.inspection.result import Inspection
+from medseg3d.inspection.result import Inspection, count_of
+from medseg3d.inspection.series import inspect_series
 from medseg3d.inspection.together import compare
 from medseg3d.io.dataset import Case, ChannelFile
-from medseg3d.io.images import SUFFIXES, image_stem, image_suffix, read_volume
+from medseg3d.io.dicom import find_series
+from medseg3d.io.images import PICTURE_SUFFIXES, SUFFIXES, image_stem, image_suffix, read_volume
 from medseg3d.io.layouts import LABEL_FOLDERS, image_files
 from medseg3d.io.parts import NUMBERED, is_label_name, split_tail
 from medseg3d.io.rules import require_grid, require_one_channel
@@ -21,28 +23,45 @@ DEPTH = 5
 
 
 def inspect_files(path: Path) -> Inspection:
-    """Every image file at ``path`` or below.
+    """Every image file and every DICOM series at ``path`` or below.
 
     Raises:
         ConfigError: where there is none.
     """
-    files = [path] if path.is_file() else list(_below(path, DEPTH))
+    if path.is_file():
+        return _inspect_images(path, [path]) if image_suffix(path) else inspect_series(find_series(path))
+    files, listing = list(_below(path, DEPTH)), find_series(path)
+    dicom = bool(listing.series) or any(f.code != "E-NOT-DICOM" for f in listing.findings if f.severity == "error")
+    if dicom:  # pictures beside DICOM are previews
+        files = [file for file in files if image_suffix(file) not in PICTURE_SUFFIXES]
+    if not files and not dicom and all(Path(str(f.file)) == path for f in listing.findings):
+        raise ConfigError(f"no image in {path}; looked for DICOM and for files ending in {', '.join(SUFFIXES)}")
     if not files:
-        raise ConfigError(f"no image in {path}; looked for files ending in {', '.join(SUFFIXES)}, and for DICOM")
+        return inspect_series(listing)
+    images = _inspect_images(path, files)
+    if not dicom:
+        return images
+    series = inspect_series(listing)
+    heading = f"{images.heading}\n{series.heading}"
+    about_series = [f for f in series.findings if f.code != "I-SKIPPED"]  # what is no DICOM was looked at
+    return Inspection(path, heading, (*images.findings, *about_series), images.cases + series.cases)
+
+
+def _inspect_images(path: Path, files: Sequence[Path]) -> Inspection:
     facts = in_threads(_examine, files, "checking")
     labels = [one for one in facts if is_label_file(Path(one.file))]
     images = [one for one in facts if not is_label_file(Path(one.file))]
     findings = [f for one in facts for f in one.findings]
     findings += [finding for label in labels if (finding := _other_grid(label, images)) is not None]
     findings += compare({"files": images}, None, path)
-    heading = f"{len(images)} images and {len(labels)} label maps in {path}"
+    heading = f"{count_of(len(images), 'image')} and {count_of(len(labels), 'label map')} in {path}"
     if path.is_file():
         heading = f"{path}: {'a label map' if labels else 'an image'}"
         grid = facts[0].grid
         if grid is not None:
             size, spacing = (" x ".join(f"{v:g}" for v in values) for values in (grid.shape, grid.spacing_mm))
             heading += f" of {size} voxels, {spacing} mm, {''.join(grid.axcodes)}"
-    elif images or labels:
+    else:
         heading += "; each file is looked at by itself, give --task for the data set as a whole"
     return Inspection(path, heading, tuple(findings), len(files))
 
@@ -73,8 +92,6 @@ def _examine(path: Path) -> Facts:
 
 
 def _read(path: Path, labels: bool) -> Volume:
-    if image_suffix(path) is None:
-        raise ConfigError(f"{path} is no image file; known are {', '.join(SUFFIXES)}, and DICOM")
     volume = read_volume(path, labels=labels)
     if labels:
         require_one_channel(volume, what="the label", file=path)

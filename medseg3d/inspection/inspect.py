@@ -14,6 +14,7 @@ from medseg3d.inspection.result import Inspection, summarised
 from medseg3d.inspection.together import compare
 from medseg3d.io.cases import find_cases
 from medseg3d.io.dataset import Case, DataSet
+from medseg3d.io.dicom import find_series
 from medseg3d.io.layouts import IMAGE_FOLDERS, LABEL_FOLDERS, subfolder
 from medseg3d.io.split import split_cases
 from medseg3d.task import Task
@@ -103,6 +104,10 @@ def _data_set(path: Path, task: Task) -> tuple[DataSet | None, list[Finding]]:
         dataset = find_cases(path, task, labels=False)
     except InputError as error:
         return None, [*trouble, error.finding]
+    except ConfigError:
+        if not find_series(path).series:
+            raise
+        return None, trouble
     if all(f.code == "E-LABEL-MISSING" for f in trouble) and not _promises_labels(path):
         trouble = [Finding("I-NO-LABELS", "info", str(path), "there are no labels: checked as scans to predict")]
     return dataset, [*trouble, *dataset.refused.values()]

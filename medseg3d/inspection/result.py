@@ -66,16 +66,17 @@ class Inspection:
         lines += summarised(self.findings, self.path)
         errors, warnings = self.count("error"), self.count("warning")
         if errors:
-            end = f"{_number(errors, 'error')} and {_number(warnings, 'warning')}: training refuses these data"
+            end = f"{count_of(errors, 'error')} and {count_of(warnings, 'warning')}: training refuses these data"
             lines += ["", end if self.parts else end.partition(":")[0]]
         elif warnings:
-            lines += ["", f"no error, {_number(warnings, 'warning')}"]
+            lines += ["", f"no error, {count_of(warnings, 'warning')}"]
         else:
             lines += ["", "nothing to complain about"]
         return "\n".join(lines)
 
 
-def _number(count: int, word: str) -> str:
+def count_of(count: int, word: str) -> str:
+    """``1 error``, ``2 errors``."""
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 

@@ -31,7 +31,7 @@ def compare(parts: Mapping[str, Sequence[Facts]], task: Task | None, root: Path)
     """
     everything = [facts for cases in parts.values() for facts in cases]
     return [
-        *_leakage(parts),
+        *copies(parts),
         *_same_label(everything),
         *(_absent(parts, task, root) if task is not None else ()),
         *_spacings(everything),
@@ -39,7 +39,7 @@ def compare(parts: Mapping[str, Sequence[Facts]], task: Task | None, root: Path)
     ]
 
 
-def _leakage(parts: Mapping[str, Sequence[Facts]]) -> list[Finding]:
+def copies(parts: Mapping[str, Sequence[Facts]]) -> list[Finding]:
     """The same image, or the same patient, in two parts; and the same image twice in one."""
     placed = [(part, facts) for part, cases in parts.items() for facts in cases]
     found: list[Finding] = []

@@ -169,8 +169,8 @@ class _Files:
         if kinds:
             message = f"no image series of CT, MR or PET; there is {some_names(kinds, 3)}"
             return Finding("E-FORMAT", "error", where, message, "give the folder of the scan itself")
-        what = "a file" if self.root.is_file() else "a folder with no file"
-        return Finding("E-NOT-DICOM", "error", where, f"{what} of the DICOM format", "check where it came from")
+        what = "not a file of the DICOM format" if self.root.is_file() else "no file of the DICOM format in the folder"
+        return Finding("E-NOT-DICOM", "error", where, what, "check where it came from")
 
 
 def _series(

@@ -1,0 +1,42 @@
+"""DICOM: every series that is found, its pixels read."""
+
+from __future__ import annotations
+
+from medseg3d.checks import Finding, InputError, collected
+from medseg3d.inspection.case import Facts, content_of, in_threads, tell_if_constant
+from medseg3d.inspection.result import Inspection
+from medseg3d.inspection.together import copies
+from medseg3d.io.dataset import Case, ChannelFile
+from medseg3d.io.dicom import Listing, Series, read_series
+
+
+def inspect_series(listing: Listing) -> Inspection:
+    """Every DICOM series of a folder, or of one file."""
+    path = listing.root
+    facts = in_threads(_examine, listing.series, "checking")
+    findings = [*listing.findings, *(f for one in facts for f in one.findings)]
+    try:
+        listing.choose()
+    except InputError as error:
+        if error.finding.code == "E-SERIES":
+            message = f"{error.finding.message}; whoever reads the folder must say which"
+            findings.append(Finding("W-SERIES", "warning", str(path), message, error.finding.fix))
+    findings += copies({"series": facts})
+    lines = [f"{len(listing.series) or 'no'} DICOM series in {path}"]
+    for series in listing.series:
+        size, spacing = (" x ".join(f"{v:g}" for v in values) for values in (series.shape, series.spacing_mm))
+        lines.append(f"  {series.number}: {series.modality} {size}, {spacing or '?'} mm ({series.identifier})")
+    return Inspection(path, "\n".join(lines), tuple(findings), len(listing.series))
+
+
+def _examine(series: Series) -> Facts:
+    case = Case(f"series {series.number}", (ChannelFile(series.where),))
+    if series.errors:
+        return Facts(case, series.findings)
+    with collected() as findings:
+        try:
+            volume = read_series(series)
+        except InputError as error:
+            return Facts(case, (*findings, error.finding))
+        tell_if_constant(volume.data[0], f"series {series.number}", series.where)
+    return Facts(case, tuple(findings), volume.grid, content_of(volume.data))
