@@ -48,6 +48,7 @@ def create(
     network: Mapping[str, Any],
     preprocessing: Preprocessing,
     phantom: bool,
+    channel_dropout: float = 0.0,
 ) -> None:
     """Make a run directory that MONAI can run from its first second.
 
@@ -55,12 +56,18 @@ def create(
         folder: the run directory.
         train_config: text of ``configs/train.yaml``.
         data: content of ``configs/data.json``: the cases and their split.
-        task, network, preprocessing, phantom: as for ``write_metadata``.
+        task, network, preprocessing, phantom, channel_dropout: as for ``write_metadata``.
     """
     configs = folder / "configs"
     (folder / "models").mkdir(parents=True, exist_ok=True)
     metadata = write_metadata(
-        folder, task=task, network=network, preprocessing=preprocessing, roi_size=task.patch_size, phantom=phantom
+        folder,
+        task=task,
+        network=network,
+        preprocessing=preprocessing,
+        roi_size=task.patch_size,
+        phantom=phantom,
+        channel_dropout=channel_dropout,
     )
     atomic_write(configs / "data.json", json.dumps(data, indent=1))
     for name in ("inference.yaml", "evaluate.yaml"):
@@ -81,6 +88,7 @@ def write_metadata(
     preprocessing: Preprocessing,
     roi_size: Sequence[int],
     phantom: bool,
+    channel_dropout: float = 0.0,
 ) -> dict[str, Any]:
     """Write ``configs/metadata.json``: MONAI's keys, and under ``medseg3d`` all that prediction needs besides weights.
 
@@ -91,6 +99,7 @@ def write_metadata(
         preprocessing: of its images.
         roi_size: window for prediction.
         phantom: whether it is trained on made-up data.
+        channel_dropout: part of the training samples that each channel was missing from; above 0 the network can do without.
 
     Returns:
         What was written.
@@ -116,7 +125,11 @@ def write_metadata(
             "task": task.as_dict(),
             "network": dict(network),
             "preprocessing": preprocessing.as_dict(),
-            "inference": {"roi_size": list(roi_size), "overlap": OVERLAP},
+            "inference": {
+                "roi_size": list(roi_size),
+                "overlap": OVERLAP,
+                **({"channel_dropout": channel_dropout} if channel_dropout else {}),
+            },
             "phantom": phantom,
         },
     }

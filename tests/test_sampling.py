@@ -9,7 +9,8 @@ import torch
 from medseg3d.augmentation import Augmentation
 from medseg3d.preprocessing import NetworkGrid
 from medseg3d.task import Task, load_task
-from medseg3d.training.dataset import PreparedCase, encode_labels
+from medseg3d.training.cache import PreparedCase
+from medseg3d.training.dataset import encode_labels
 from medseg3d.training.sampling import Patches, Turns, crop_padded, random_state
 from medseg3d.volume import AxisMap, Grid
 from tests.training_helpers import ball_task

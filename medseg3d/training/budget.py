@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 from medseg3d.checks import ConfigError
+
+logger = logging.getLogger(__name__)
 
 VALIDATION_SHARE = 0.1
 """With a time budget, validations take about this part of it."""
@@ -28,8 +31,13 @@ def fit_budget(
     epochs = int((seconds - validation_s) / (epoch_s + validation_s / interval))
     if epochs >= 1:
         return {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "validation_interval": interval}
-    return {
-        "epochs": 1,
-        "steps_per_epoch": max(1, int((seconds - validation_s) / step_s)),
-        "validation_interval": interval,
-    }
+    steps = max(1, int((seconds - validation_s) / step_s))
+    logger.warning(
+        "the time budget is too small for one epoch: it holds %d of its %d steps (%.2f s each) and one validation (%.0f s); "
+        "the training is that short, and its model will not be much",
+        steps,
+        steps_per_epoch,
+        step_s,
+        validation_s,
+    )
+    return {"epochs": 1, "steps_per_epoch": steps, "validation_interval": interval}

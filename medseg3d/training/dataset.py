@@ -1,52 +1,36 @@
-"""A data set in memory, on the network's grid: read, checked and preprocessed once, before the first step."""
+"""A data set on the network's grid: read, checked and preprocessed once, before the first step; in memory, or mapped from disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from medseg3d.checks import ConfigError, InputError
 from medseg3d.io import Case, ChannelFile, DataSet, read_image, read_label
-from medseg3d.preprocessing import NetworkGrid, Preprocessing, ct_statistics
+from medseg3d.preprocessing import Preprocessing, ct_statistics
 from medseg3d.task import Task
+from medseg3d.training.cache import Cache, PreparedCase
 from medseg3d.volume import Volume
 
 READERS = min(4, os.cpu_count() or 1)
+IN_MEMORY_GB = 4.0
+"""What the prepared cases of a part may take of memory, in 10^9 bytes."""
 HASHED_BYTES = 2**20
 """How much of the beginning and of the end of each file its fingerprint covers, besides its size."""
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedCase:
-    """A case on the network's grid.
-
-    Args:
-        name: of the case.
-        image: ``(C, *grid.shape)`` float32, normalised.
-        target: ``(1, *grid.shape)`` uint8 as ``encode_labels`` gives, or None for classification.
-        class_index: for classification.
-        grid: where the image lies.
-    """
-
-    name: str
-    image: Tensor
-    target: Tensor | None
-    class_index: int | None
-    grid: NetworkGrid
 
 
 class Cases(list[PreparedCase]):
@@ -57,9 +41,17 @@ _loaded: weakref.WeakValueDictionary[str, Cases] = weakref.WeakValueDictionary()
 
 
 def load_cases(
-    data_file: str | Path, part: str, *, dataset_dir: str | Path, task: Task, preprocessing: Preprocessing
+    data_file: str | Path,
+    part: str,
+    *,
+    dataset_dir: str | Path,
+    task: Task,
+    preprocessing: Preprocessing,
+    bundle_root: str | Path,
+    cache: str | Path | None = None,
+    in_memory_gb: float = IN_MEMORY_GB,
 ) -> Cases:
-    """The cases of one part of a run's data, in memory.
+    """The cases of one part of a run's data.
 
     A call with the same arguments returns the same object while somebody holds it: ``train`` loads, so that bad input stops it
     before anything is written, and train.yaml names the same cases again.
@@ -70,6 +62,8 @@ def load_cases(
         dataset_dir: what the paths in ``data_file`` are relative to.
         task: of the run.
         preprocessing: of the run.
+        bundle_root: the run directory, whose ``cache`` takes what does not fit into memory.
+        cache, in_memory_gb: as for ``prepare``.
 
     Raises:
         ConfigError: no such data file.
@@ -80,22 +74,83 @@ def load_cases(
     except FileNotFoundError:
         raise ConfigError(f"no {data_file}; give the run directory as bundle_root") from None
     dataset, parts = dataset_from_dict(json.loads(text), dataset_dir)
-    return prepare(dataset, parts[part], task=task, preprocessing=preprocessing)
+    return prepare(
+        dataset,
+        parts[part],
+        task=task,
+        preprocessing=preprocessing,
+        cache=cache,
+        overflow=Path(bundle_root, "cache"),
+        in_memory_gb=in_memory_gb,
+    )
 
 
-def prepare(dataset: DataSet, cases: Sequence[Case], *, task: Task, preprocessing: Preprocessing) -> Cases:
-    """Read, check and preprocess cases; see ``load_cases``."""
+def prepare(
+    dataset: DataSet,
+    cases: Sequence[Case],
+    *,
+    task: Task,
+    preprocessing: Preprocessing,
+    cache: str | Path | None = None,
+    overflow: str | Path | None = None,
+    in_memory_gb: float = IN_MEMORY_GB,
+) -> Cases:
+    """Read, check and preprocess cases, or take them from where that was done before.
+
+    Args:
+        dataset: where the cases come from.
+        cases: of it.
+        task, preprocessing: what is done to them.
+        cache: folder of prepared cases, used for all of them; None keeps them in memory alone.
+        overflow: folder for those that do not fit into memory, where there is no ``cache``; None takes memory for all.
+        in_memory_gb: what cases may take of memory, in 10^9 bytes; those beyond are mapped from their files.
+
+    Raises:
+        InputError: for the first case that does not fit the task.
+    """
     key = json.dumps(
         [str(dataset.root), dataset_as_dict(dataset, {"": cases}), task.as_dict(), preprocessing.as_dict()]
     )
     found = _loaded.get(key)
     if found is None:
-        found = Cases(_in_order(lambda case: _prepare_case(case, dataset, task, preprocessing), cases, "reading"))
+        shelf = _Shelf(cache, overflow, in_memory_gb)
+        found = Cases(_in_order(lambda case: shelf.take(case, dataset, task, preprocessing), cases, "reading"))
         _loaded[key] = found
     return found
 
 
-def _prepare_case(case: Case, dataset: DataSet, task: Task, preprocessing: Preprocessing) -> PreparedCase:
+class _Shelf:
+    """Where prepared cases lie: memory as long as it lasts, then files; several threads take from it."""
+
+    def __init__(self, cache: str | Path | None, overflow: str | Path | None, in_memory_gb: float) -> None:
+        self.cache = None if cache is None else Cache(Path(cache))
+        self.overflow = None if overflow is None else Cache(Path(overflow))
+        self.left = in_memory_gb * 1e9
+        self._lock = threading.Lock()
+
+    def take(self, case: Case, dataset: DataSet, task: Task, preprocessing: Preprocessing) -> PreparedCase:
+        if self.cache is None:
+            made = prepare_case(case, dataset, task, preprocessing)
+            if self._fits(made) or self.overflow is None:
+                return made
+            return self.overflow.store(made, self.overflow.key(case, dataset, task, preprocessing))
+        key = self.cache.key(case, dataset, task, preprocessing)
+        kept = self.cache.load(case.name, key)
+        if kept is None:
+            kept = self.cache.store(prepare_case(case, dataset, task, preprocessing), key)
+        if not self._fits(kept):
+            return kept
+        return replace(kept, image=kept.image.clone(), target=None if kept.target is None else kept.target.clone())
+
+    def _fits(self, case: PreparedCase) -> bool:
+        with self._lock:
+            fits = case.bytes <= self.left
+            self.left -= case.bytes if fits else 0
+        return fits
+
+
+def prepare_case(case: Case, dataset: DataSet, task: Task, preprocessing: Preprocessing) -> PreparedCase:
+    """Read, check and preprocess one case."""
     image = read_image(case, task)
     grid = preprocessing.plan(image)
     data = torch.from_numpy(preprocessing.image(image, grid))

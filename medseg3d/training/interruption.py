@@ -32,8 +32,3 @@ class Interruption:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.wished = True
         self.__exit__()
-
-
-def ignore_interrupts(worker: int) -> None:
-    """For the data loader's workers: Ctrl-C reaches them too, and only the trainer is to act on it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

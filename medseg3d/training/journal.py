@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from medseg3d.io.atomic import atomic_write
+from medseg3d.training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,11 @@ class Journal:
         total_steps: of the whole run.
         rows: of the epochs before, where a run goes on.
         active: whether this process writes; of a group of processes only the first does.
+        tracker: ``mlflow`` or ``wandb``, which gets the numbers too.
+        settings: of the training, for the tracker.
+
+    Raises:
+        ConfigError: the tracker is not installed.
     """
 
     def __init__(
@@ -40,12 +46,15 @@ class Journal:
         total_steps: int,
         rows: Sequence[Mapping[str, Any]] = (),
         active: bool = True,
+        tracker: str | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = folder / "metrics.csv"
         self.columns = [*COLUMNS, *scores, "score"]
         self.rows = [dict(row) for row in rows]
         self.active = active
         self.total_steps = total_steps
+        self._tracker = Tracker(tracker, folder, settings or {}) if active and tracker else None
         self._board = SummaryWriter(folder / "logs", purge_step=len(self.rows) + 1) if active else None
         self._bar: tqdm[Any] | None = None
 
@@ -55,6 +64,8 @@ class Journal:
     def __exit__(self, *error: object) -> None:
         if self._board is not None:
             self._board.close()
+        if self._tracker is not None:
+            self._tracker.close()
         if self._bar is not None:
             self._bar.close()
 
@@ -77,10 +88,12 @@ class Journal:
         writer.writeheader()
         writer.writerows(self.rows)
         atomic_write(self.path, text.getvalue())
-        for name in self.columns[2:]:
-            value = row.get(name)
-            if self._board is not None and value is not None and math.isfinite(value):
+        numbers = {n: row[n] for n in self.columns[2:] if row.get(n) is not None and math.isfinite(row[n])}
+        for name, value in numbers.items():
+            if self._board is not None:
                 self._board.add_scalar(name, value, row["epoch"])
+        if self._tracker is not None:
+            self._tracker.log(numbers, row["epoch"])
         scores = "".join(
             f"  {name} {row[name]:.3f}" for name in self.columns[len(COLUMNS) :] if row.get(name) is not None
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from medseg3d.checks import ConfigError
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -20,8 +22,15 @@ class Recipe:
         precision: ``auto`` (bfloat16 where it is faster), ``bf16`` or ``float32``.
         validation_interval: epochs between validations; there is one at the end in any case.
         overlap: of the windows in validation.
-        workers: processes that make samples; None: none on a CPU, up to 8 beside a GPU.
+        workers: threads that make samples; None: none on a CPU, up to 4 beside a GPU.
         seed: of everything random.
+        accumulate: pieces that each step's batch is computed in, one after the other, to save memory.
+        patience: validations without a better score (by ``PLATEAU``) after which the training ends; 0 never.
+        checkpointing: compute activations again in the backward pass, to save memory.
+        compile: ``torch.compile`` the network.
+
+    Raises:
+        ConfigError: a batch that cannot be divided into pieces.
     """
 
     batch_size: int
@@ -36,3 +45,19 @@ class Recipe:
     overlap: float
     workers: int | None
     seed: int
+    accumulate: int = 1
+    patience: int = 0
+    checkpointing: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        self.samples(1)
+
+    def samples(self, processes: int) -> int:
+        """Samples per step in each of ``processes``."""
+        if self.batch_size % (processes * self.accumulate):
+            raise ConfigError(
+                f"batch_size {self.batch_size} must be divisible by {processes} processes times {self.accumulate} pieces "
+                "(accumulate)"
+            )
+        return self.batch_size // processes

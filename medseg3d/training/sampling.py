@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from medseg3d.augmentation import Augmentation
-from medseg3d.training.dataset import PreparedCase
+from medseg3d.augmentation import Augmentation, Change
+from medseg3d.training.cache import PreparedCase
 
 ORDER, SAMPLE, STEP, FOREGROUND = range(4)
 """What a random stream is for; part of its key, so that streams never coincide."""
@@ -50,11 +50,11 @@ class Patches(Dataset[dict[str, Any]]):
         cases: the training cases.
         patch_size: voxels per axis.
         foreground_share: part of the patches that is centred on foreground.
-        augmentation: changes a sample ``{"image", "label"}`` with the randomness it is given; None leaves samples as they are.
+        augmentation: draws what is done to a sample, and does it; None leaves samples as they are.
         seed: of the run.
 
     Shape: item i is ``{"image": (C, *patch_size) float32, "label": (1, *patch_size) uint8, "case": number of the case}``;
-    for classification the label is a class number.
+    for classification the label is a class number. Item i is ``finish(*cut(i))``.
     """
 
     def __init__(
@@ -81,24 +81,34 @@ class Patches(Dataset[dict[str, Any]]):
     def case_number(self, index: int) -> int:
         """The case that sample ``index`` comes from."""
         turn, place = divmod(index, len(self.cases))
-        if self._order[0] != turn:
-            self._order = (turn, random_state(self.seed, ORDER, turn).permutation(len(self.cases)))
-        return int(self._order[1][place])
+        order = self._order  # several threads ask
+        if order[0] != turn:
+            self._order = order = (turn, random_state(self.seed, ORDER, turn).permutation(len(self.cases)))
+        return int(order[1][place])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.finish(*self.cut(index))
+
+    def cut(self, index: int) -> tuple[dict[str, Any], Change | None]:
+        """The part of sample ``index`` that reads the case: the box cut out, and what is to be done to it."""
         random = random_state(self.seed, SAMPLE, index)
         number = self.case_number(index)
         case = self.cases[number]
-        size = self.patch_size if self.augmentation is None else self.augmentation.window(random)
+        change = None if self.augmentation is None else self.augmentation.draw(random, case.image.shape[0])
+        size = self.patch_size if change is None else change.window
         start = self._start(number, size, random)
-        sample: dict[str, Any] = {"image": crop_padded(case.image, start, size)}
+        sample: dict[str, Any] = {"image": crop_padded(case.image, start, size), "case": number}
         if case.target is not None:
             sample["label"] = crop_padded(case.target, start, size)
-        if self.augmentation is not None:
-            sample = self.augmentation(sample, random)
-        if case.target is None:
-            sample["label"] = case.class_index
-        return {**sample, "case": number}
+        return sample, change
+
+    def finish(self, sample: dict[str, Any], change: Change | None) -> dict[str, Any]:
+        """The part that only computes, wherever the sample's tensors lie."""
+        if self.augmentation is not None and change is not None:
+            sample = self.augmentation.apply(sample, change)
+        if "label" not in sample:
+            sample["label"] = torch.as_tensor(self.cases[sample["case"]].class_index, device=sample["image"].device)
+        return sample
 
     def _start(self, number: int, size: Sequence[int], random: np.random.RandomState) -> list[int]:
         """First voxel of a random box; an axis shorter than the box lies somewhere inside it."""

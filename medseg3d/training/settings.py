@@ -16,16 +16,20 @@ from medseg3d.inference.predictor import autocast_type
 from medseg3d.task import Task
 from medseg3d.training.losses import build_loss
 from medseg3d.training.optimizer import learning_rate_factor
-from medseg3d.training.parts import TASK_SETTINGS, network_config, task_with
+from medseg3d.training.parts import TASK_SETTINGS, fine_tune_config, network_config, task_with
+from medseg3d.training.tracking import TRACKERS
 
 RUN_MARK = "# --- the run"
 LEAST = {
-    **dict.fromkeys(("epochs", "steps_per_epoch", "batch_size", "validation_interval"), 1),
-    **dict.fromkeys(("weight_decay", "warmup_epochs", "augmentation", "workers", "seed", "foreground_share"), 0),
+    **dict.fromkeys(("epochs", "steps_per_epoch", "batch_size", "accumulate", "validation_interval"), 1),
+    **dict.fromkeys(("weight_decay", "warmup_epochs", "patience", "workers", "seed", "in_memory_gb"), 0),
+    **dict.fromkeys(("augmentation", "low_resolution", "foreground_share"), 0),
 }
 """Smallest value of settings that have one."""
 POSITIVE = ("learning_rate", "gradient_clip")
-BELOW_ONE = ("ema", "overlap")
+BELOW_ONE = ("ema", "overlap", "channel_dropout")
+NULLABLE = {"spacing_mm": list, "workers": int, "cache": str, "fine_tune": str, "logger": str}
+"""Settings that may be null, and what they are otherwise."""
 
 
 def template() -> str:
@@ -74,7 +78,8 @@ def merge_settings(task: Task, *changes: Mapping[str, Any], base: Mapping[str, A
     _check_ranges(merged)
     chosen = task_with(task, **{name: merged[name] for name in TASK_SETTINGS})
     merged |= {name: chosen.as_dict()[name] for name in TASK_SETTINGS}
-    merged["network"] = network_config(chosen, network)
+    kept = {} if merged["fine_tune"] is None else fine_tune_config(merged["fine_tune"])
+    merged["network"] = network_config(chosen, {**kept, **network})
     build_loss(merged["loss"], chosen)
     learning_rate_factor(0, total_steps=1, warmup_steps=0, schedule=merged["schedule"])
     autocast_type(merged["precision"], torch.device("cpu"))
@@ -129,10 +134,12 @@ def _unknown(key: str, known: list[str]) -> str:
 
 def _typed(name: str, value: Any, default: Any) -> Any:
     """The value as the type of the default; YAML reads 1e-3 as text, and it is meant as a number."""
-    if name in ("spacing_mm", "workers") and value is None:
+    if name in NULLABLE and value is None:
         return None
-    wanted: type = {"spacing_mm": list, "workers": int}.get(name) or type(default)
+    wanted: type = NULLABLE.get(name) or type(default)
     try:
+        if wanted is bool and isinstance(value, bool):
+            return value
         if wanted is list and isinstance(value, (list, tuple)):
             return list(value)
         if wanted in (int, float) and not isinstance(value, (bool, list, dict, type(None))):
@@ -143,7 +150,13 @@ def _typed(name: str, value: Any, default: Any) -> Any:
             return value
     except (OverflowError, ValueError):
         pass
-    words = {int: "a whole number", float: "a number", str: "a text", list: "a list such as [48, 48, 48]"}
+    words = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        list: "a list such as [48, 48, 48]",
+    }
     raise ConfigError(f"setting {name}={value!r} must be {words[wanted]}")
 
 
@@ -157,5 +170,13 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     for name in BELOW_ONE:
         if not 0 <= values[name] < 1:
             raise ConfigError(f"setting {name}={values[name]} must be at least 0 and below 1")
-    if values["foreground_share"] > 1:
-        raise ConfigError(f"setting foreground_share={values['foreground_share']} must be at most 1")
+    for name in ("foreground_share", "low_resolution"):
+        if values[name] > 1:
+            raise ConfigError(f"setting {name}={values[name]} must be at most 1")
+    if values["logger"] not in (None, *TRACKERS):
+        raise ConfigError(f"logger {values['logger']!r} is none of {', '.join(TRACKERS)}")
+    if values["batch_size"] % values["accumulate"]:
+        raise ConfigError(
+            f"batch_size={values['batch_size']} must be divisible by accumulate={values['accumulate']}, the pieces that a "
+            "batch is computed in"
+        )

@@ -7,29 +7,28 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from medseg3d.bundle import write_metadata
 from medseg3d.checks import ConfigError, MedSegError
-from medseg3d.inference.predictor import autocast_type
 from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task
+from medseg3d.training.cache import PreparedCase
 from medseg3d.training.checkpoint import LAST, load_state, remove_leftovers, save_state, save_weights
-from medseg3d.training.dataset import PreparedCase
-from medseg3d.training.interruption import Interruption, TrainingInterrupted, ignore_interrupts
+from medseg3d.training.feed import feed
+from medseg3d.training.interruption import Interruption, TrainingInterrupted
 from medseg3d.training.journal import Journal
-from medseg3d.training.optimizer import WeightAverage, build_optimizer, learning_rate_factor
-from medseg3d.training.processes import join_processes
+from medseg3d.training.processes import Processes
 from medseg3d.training.recipe import Recipe
-from medseg3d.training.sampling import Patches, Turns, seed_step
-from medseg3d.training.validation import mean_score, score_names, validate
+from medseg3d.training.sampling import Patches, Turns
+from medseg3d.training.step import Stepper
+from medseg3d.training.validation import case_scores, mean_score, mean_scores, score_names
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +36,8 @@ SKIPPED_IN_A_ROW = 25
 """So many steps without a finite gradient end the run."""
 SAVE_SECONDS = 120
 """The state is saved at validations, at the end, and at the first epoch's end after so long."""
+PLATEAU = 0.001
+"""A score must be better by this for ``patience`` to begin anew."""
 
 
 class Trainer:
@@ -55,6 +56,7 @@ class Trainer:
         recipe: the other numbers.
         resume: go on from ``models/last.pt``.
         phantom: the data are made up; written beside the weights.
+        tracker: ``mlflow`` or ``wandb``, besides metrics.csv and TensorBoard; None for neither.
     """
 
     def __init__(
@@ -74,24 +76,22 @@ class Trainer:
         recipe: Recipe,
         resume: bool = False,
         phantom: bool = False,
+        tracker: str | None = None,
     ) -> None:
-        self.rank, self.world_size = join_processes()
+        self.processes = Processes.join()
+        recipe.samples(self.processes.count)
         self.device = torch.device(device)
-        if self.device.type == "cuda" and self.world_size > 1:
+        if self.device.type == "cuda" and self.processes.count > 1:
             self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         self.network = network.to(self.device)
-        self.loss = loss.to(self.device)
-        self.dataset, self.validation, self.inferer = dataset, validation, inferer
+        self.stepper = Stepper(self.network, loss.to(self.device), inferer, recipe, self.processes)
+        self.dataset, self.validation = dataset, validation
         self.folder = Path(bundle_root)
-        self.task, self.preprocessing, self.phantom = task, preprocessing, phantom
+        self.task, self.preprocessing, self.phantom, self.tracker = task, preprocessing, phantom, tracker
         self.max_epochs, self.steps_per_epoch, self.recipe, self.resume = max_epochs, steps_per_epoch, recipe, resume
-        self.optimizer = build_optimizer(self.network, recipe.learning_rate, recipe.weight_decay)
-        self.average = WeightAverage(self.network, recipe.ema)
-        self.autocast = autocast_type(recipe.precision, self.device)
-        # The average deep-copies the network, which must not be wrapped yet.
-        self.module = DistributedDataParallel(self.network) if self.world_size > 1 else self.network
         self.step = 0
-        self.best = -math.inf
+        self.best = self.plateau = -math.inf
+        self.stale = 0
         self.rows: list[dict[str, Any]] = []
         self.epoch_losses: list[float] = []
         self.skipped = self.skipped_in_a_row = 0
@@ -99,6 +99,11 @@ class Trainer:
     @property
     def total_steps(self) -> int:
         return self.max_epochs * self.steps_per_epoch
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the score has stood still for as long as the recipe waits."""
+        return 0 < self.recipe.patience <= self.stale
 
     def run(self, *, stop_at: int | None = None) -> None:
         """Train to the end, or until step ``stop_at``; saves the state either way.
@@ -115,7 +120,10 @@ class Trainer:
             raise ConfigError(
                 f"{self.folder} holds a training already; go on with resume, or give another output folder"
             )
-        if self.rank == 0:
+        if self.step >= last or self.exhausted:
+            logger.info("nothing left to do: %d of %d steps are done", self.step, self.total_steps)
+            return
+        if self.processes.first:
             remove_leftovers(models)
             write_metadata(
                 self.folder,
@@ -124,16 +132,16 @@ class Trainer:
                 preprocessing=self.preprocessing,
                 roi_size=self.dataset.patch_size,
                 phantom=self.phantom,
+                channel_dropout=0.0 if self.dataset.augmentation is None else self.dataset.augmentation.channel_dropout,
             )
-        if self.step >= last:
-            logger.info("nothing left to do: %d of %d steps are done", self.step, self.total_steps)
-            return
         journal = Journal(
             self.folder,
             scores=score_names(self.task),
             total_steps=self.total_steps,
             rows=self.rows,
-            active=self.rank == 0,
+            active=self.processes.first,
+            tracker=self.tracker,
+            settings=asdict(self.recipe) | {"task": self.task.name, "patch_size": self.dataset.patch_size},
         )
         with journal, Interruption() as interruption:
             self._loop(journal, interruption, last)
@@ -141,7 +149,7 @@ class Trainer:
     def _loop(self, journal: Journal, interruption: Interruption, last: int) -> None:
         saved = started = time.monotonic()
         for batch in self._batches(self.step, last):
-            loss = self._train_step(batch)
+            loss, stop = self._train_step(batch, stop=interruption.wished)
             self.step += 1
             journal.step(self.step, loss)
             if self.step % self.steps_per_epoch == 0:
@@ -152,7 +160,11 @@ class Trainer:
                 if validated or started - saved > SAVE_SECONDS:
                     self._save()
                     saved = time.monotonic()
-            if interruption.wished and self.step < last:
+                if self.exhausted:
+                    logger.info("the score has not risen by %g in %d validations: enough", PLATEAU, self.stale)
+                    break
+            # A single process acts on a wish at once; several act on it together, a step later.
+            if (stop or (interruption.wished and self.processes.count == 1)) and self.step < last:
                 self._save()
                 logger.info(
                     "stopped at step %d of %d; to go on, give the same command with --resume",
@@ -162,56 +174,30 @@ class Trainer:
                 raise TrainingInterrupted
         self._save()
 
-    def _batches(self, first: int, last: int) -> DataLoader[dict[str, Any]]:
-        workers = self.recipe.workers
-        if workers is None:
-            workers = 0 if self.device.type == "cpu" else min(8, max((os.cpu_count() or 2) // self.world_size - 1, 1))
-        return DataLoader(
-            self.dataset,
-            batch_sampler=Turns(first, last, self.recipe.batch_size, rank=self.rank, world_size=self.world_size),
-            num_workers=workers,
-            worker_init_fn=ignore_interrupts,
-            pin_memory=self.device.type == "cuda",
-        )
+    def _batches(self, first: int, last: int) -> Iterator[dict[str, Any]]:
+        turns = Turns(first, last, self.recipe.batch_size, rank=self.processes.rank, world_size=self.processes.count)
+        return feed(self.dataset, turns, device=self.device, workers=self.recipe.workers)
 
-    def _train_step(self, batch: Mapping[str, Any]) -> float:
-        """One step; a gradient that is not finite changes nothing."""
-        recipe = self.recipe
-        self.module.train()
-        seed_step(recipe.seed, self.step, self.rank)
-        factor = learning_rate_factor(
+    def _train_step(self, batch: Mapping[str, Any], *, stop: bool = False) -> tuple[float, bool]:
+        """The loss of one step, and whether any process wishes to stop."""
+        result = self.stepper(
+            batch,
             self.step,
             total_steps=self.total_steps,
-            warmup_steps=min(recipe.warmup_epochs * self.steps_per_epoch, self.total_steps // 5),
-            schedule=recipe.schedule,
+            warmup_steps=min(self.recipe.warmup_epochs * self.steps_per_epoch, self.total_steps // 5),
+            stop=stop,
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * factor
-        statistics = [buffer.clone() for buffer in self.network.buffers()]
-        images = batch["image"].to(self.device, non_blocking=True)
-        labels = batch["label"].to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            logits = self.inferer(images, self.module)
-        loss = self.loss(logits.float(), labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), recipe.gradient_clip, foreach=True)
-        value = float(loss.detach())
-        if math.isfinite(value) and bool(torch.isfinite(norm)):
-            self.optimizer.step()
-            self.average.update(self.network, self.step)
-            self.epoch_losses.append(value)
+        if result.moved:
+            self.epoch_losses.append(result.loss)
             self.skipped_in_a_row = 0
-            return value
-        for buffer, before in zip(self.network.buffers(), statistics, strict=True):
-            buffer.copy_(before)
-        self._count_skipped(batch)
-        return value
+        else:
+            self._count_skipped(batch)
+        return result.loss, result.stop
 
     def _count_skipped(self, batch: Mapping[str, Any]) -> None:
         self.skipped += 1
         self.skipped_in_a_row += 1
-        names = ", ".join(sorted({self.dataset.cases[int(i)].name for i in batch["case"]}))
+        names = ", ".join(sorted({self.dataset.cases[i].name for i in batch["case"]}))
         logger.warning("step %d skipped: its gradient is not finite (cases %s)", self.step, names)
         if self.skipped_in_a_row >= SKIPPED_IN_A_ROW:
             raise MedSegError(
@@ -227,60 +213,61 @@ class Trainer:
             "epoch": epoch,
             "step": self.step,
             "loss": sum(losses) / len(losses) if losses else float("nan"),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.stepper.optimizer.param_groups[0]["lr"],
             "seconds": round(seconds, 2),
             "skipped_steps": self.skipped,
         }
         if epoch % self.recipe.validation_interval and epoch != self.max_epochs:
             return row, False
-        if self.rank == 0:
-            scores = self.validate(self.validation)
-            row |= scores
-            row["score"] = mean_score(scores)
-            if not row["score"] <= self.best:  # a first score, or none at all, too
-                self.best = row["score"] if math.isfinite(row["score"]) else self.best
-                save_weights(self.folder / "models", self.average.network.state_dict())
+        scores = self.validate(self.validation)
+        row |= scores
+        row["score"] = score = mean_score(scores)
+        rose = math.isnan(score) or score > self.plateau + PLATEAU
+        self.stale = 0 if rose else self.stale + 1
+        self.plateau = score if rose and math.isfinite(score) else self.plateau
+        if not score <= self.best:  # a first score, or none at all, too
+            self.best = score if math.isfinite(score) else self.best
+            if self.processes.first:
+                save_weights(self.folder / "models", self.stepper.average.network.state_dict())
         return row, True
 
     def validate(self, cases: Sequence[PreparedCase]) -> dict[str, float]:
-        """Scores of the averaged weights."""
-        return validate(
-            self.average.network,
-            cases,
+        """Scores of the averaged weights; the processes share the cases."""
+        mine = cases[self.processes.rank :: self.processes.count]
+        rows: list[list[float]] = case_scores(
+            self.stepper.average.network,
+            mine,
             task=self.task,
             roi_size=self.dataset.patch_size,
             overlap=self.recipe.overlap,
             device=self.device,
-            autocast=self.autocast,
+            autocast=self.stepper.autocast,
         )
+        return mean_scores(self.processes.gathered(rows), self.task)
 
     def _state(self) -> dict[str, Any]:
         return {
-            "format": 1,
+            "format": 2,
             "step": self.step,
             "network": self.network.state_dict(),
-            "average": self.average.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "best": self.best,
-            "rows": self.rows,
-            "epoch_losses": self.epoch_losses,
-            "skipped": self.skipped,
-            "skipped_in_a_row": self.skipped_in_a_row,
+            "average": self.stepper.average.network.state_dict(),
+            "optimizer": self.stepper.optimizer.state_dict(),
+            **{name: getattr(self, name) for name in PLAIN_STATE},
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         try:
             self.network.load_state_dict(state["network"])
-            self.average.network.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.best = state["step"], state["best"]
-            self.rows, self.epoch_losses = state["rows"], state["epoch_losses"]
-            self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
+            self.stepper.average.network.load_state_dict(state["average"])
+            self.stepper.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+            for name in PLAIN_STATE:
+                setattr(self, name, state[name])
         except (KeyError, RuntimeError, ValueError) as error:
             raise ConfigError(f"{self.folder}: its checkpoint is of another network or version ({error})") from error
 
     def _save(self) -> None:
-        if self.rank == 0:
+        if self.processes.first:
             save_state(self.folder / "models", self._state())
 
     def measure(self, *, steps: int = 8, cases: int = 3) -> tuple[float, float]:
@@ -291,7 +278,7 @@ class Trainer:
             self._train_step(batch)
             self.step += 1
             marks.append(time.monotonic())
-        some = self.validation[:cases]
+        some = self.validation[: cases * self.processes.count]
         start = time.monotonic()
         self.validate(some)
         share = sum(c.image.numel() for c in some) / max(sum(c.image.numel() for c in self.validation), 1)
@@ -299,3 +286,7 @@ class Trainer:
         self._restore(state)
         # The first steps also choose and compile kernels.
         return (marks[-1] - marks[1]) / (len(marks) - 2), validation_s
+
+
+PLAIN_STATE = ("best", "plateau", "stale", "rows", "epoch_losses", "skipped", "skipped_in_a_row")
+"""What a state holds besides tensors and the step."""

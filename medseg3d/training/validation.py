@@ -13,13 +13,14 @@ from medseg3d.inference.decode import decode_labels
 from medseg3d.inference.windows import sliding_logits
 from medseg3d.preprocessing import NetworkGrid
 from medseg3d.task import Task
-from medseg3d.training.dataset import PreparedCase, encode_labels
+from medseg3d.training.cache import PreparedCase
+from medseg3d.training.dataset import encode_labels
 from medseg3d.training.sampling import crop_padded
 from medseg3d.volume import AxisMap
 
 
 def score_names(task: Task) -> list[str]:
-    """What ``validate`` returns, in order."""
+    """What ``case_scores`` returns for each case, in order."""
     return ["accuracy"] if task.kind == "classification" else [f"dice_{name}" for name in task.labels]
 
 
@@ -30,7 +31,7 @@ def mean_score(scores: Mapping[str, float]) -> float:
 
 
 @torch.no_grad()
-def validate(
+def case_scores(
     network: nn.Module,
     cases: Sequence[PreparedCase],
     *,
@@ -39,8 +40,8 @@ def validate(
     overlap: float,
     device: torch.device,
     autocast: torch.dtype | None = None,
-) -> dict[str, float]:
-    """Mean over the cases of each label's Dice (cases where neither reference nor prediction has it are left out), or accuracy.
+) -> list[list[float]]:
+    """For each case each label's Dice (NaN where neither reference nor prediction has it), or whether its class is right.
 
     Args:
         network: is put into eval mode.
@@ -62,7 +63,12 @@ def validate(
         else:
             coarse = sliding_logits(network, image, roi_size=roi_size, overlap=overlap, autocast=autocast)
             scores.append(dice_per_label(coarse, case, int(network.stride), task))  # type: ignore[arg-type]
-    table = np.array(scores).reshape(len(cases), len(score_names(task)))
+    return scores
+
+
+def mean_scores(scores: Sequence[Sequence[float]], task: Task) -> dict[str, float]:
+    """The mean of ``case_scores`` over cases, by name; cases where a label has none do not count."""
+    table = np.array(scores).reshape(len(scores), len(score_names(task)))
     counted = ~np.isnan(table)
     means = np.where(counted, table, 0).sum(0) / np.where(counted.any(0), counted.sum(0), np.nan)
     return dict(zip(score_names(task), map(float, means), strict=True))
