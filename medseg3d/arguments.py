@@ -96,6 +96,21 @@ def _json(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--json", action="store_true", help="print JSON for a program to read")
 
 
+def _models(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("--get", metavar="NAME", help="fetch these weights and check them")
+    add("--from", dest="file", type=Path, metavar="FILE", help="install them from a file fetched by other means")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="default: runs/NAME for the model of a task, else weights/NAME",
+    )
+    add("--list", type=Path, metavar="YAML", help="a list of your own in place of the one that comes with medseg3d")
+    _json(sub)
+
+
 def _download(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--task", required=True, help="name of a task with a public data set, such as hippocampus")
     sub.add_argument("-o", "--output", type=Path, default=Path("data"), metavar="FOLDER", help="default: data")
@@ -237,6 +252,7 @@ def _preview(sub: argparse.ArgumentParser) -> None:
 
 OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "tasks": _json,
+    "models": _models,
     "download": _download,
     "check": _check,
     "train": _train,

@@ -31,6 +31,27 @@ def tasks(options: argparse.Namespace) -> int:
     return OK
 
 
+def models(options: argparse.Namespace) -> int:
+    """List weights that can be had, with their licences; fetch one, or install it from a file."""
+    from medseg3d.zoo import install, named, table, zoo
+
+    entries = zoo(options.list)
+    if options.get is None:
+        print(json.dumps([e.as_dict() for e in entries], indent=2) if options.json else table(entries))
+        return OK
+    entry = named(entries, options.get)
+    folder = install(entry, options.output, file=options.file)
+    if options.json:
+        print(json.dumps(entry.as_dict() | {"folder": str(folder)}, indent=2))
+        return OK
+    whole = (folder / "configs").is_dir()
+    print(f"weights: {folder}\nlicence: {entry.licence}")
+    print(
+        f"next: medseg3d {f'predict --model {folder} -i IN -o OUT' if whole else f'train --task NAME --init {folder}'}"
+    )
+    return OK
+
+
 def download(options: argparse.Namespace) -> int:
     """Fetch a task's public data set (Medical Segmentation Decathlon), with its checksum."""
     from medseg3d.download import download as fetch
@@ -241,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return UNEXPECTED
 
 
-VERBS = (tasks, download, check, train, predict, verify, evaluate, compare, report, preview)
+VERBS = (tasks, models, download, check, train, predict, verify, evaluate, compare, report, preview)
 
 
 class LineHandler(logging.StreamHandler):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
 import tarfile
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,7 @@ def download(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"the folder {folder} cannot be made ({error.strerror})") from None
-    _fetch(url, archive, checksum, progress)
+    fetch(url, archive, checksum, progress=progress)
     _unpack(archive, target)
     archive.unlink()
     return target
@@ -103,24 +105,56 @@ def _source(name: str, url: str | None, checksum: str | None) -> tuple[str, str]
     return url, checksum.lower()
 
 
-def _fetch(url: str, archive: Path, checksum: str, progress: bool) -> None:
-    monai_utils = _monai_utils()
-    kind = HASH_TYPES[len(checksum)]
-    if archive.exists() and not monai_utils.check_hash(archive, checksum, kind):
-        log.warning("%s is damaged or incomplete; fetching it again", archive)
-        archive.unlink()
+def fetch(
+    url: str,
+    path: Path,
+    checksum: str,
+    *,
+    progress: bool = True,
+    otherwise: str = f"set {URL_VARIABLE} to another address",
+) -> None:
+    """Download one file and compare its checksum; the right file, where it is there already, is kept.
+
+    Args:
+        url: http or https.
+        path: where to put it.
+        checksum: as for ``matches``.
+        progress: show a bar.
+        otherwise: what to do where there is no network, for the message.
+
+    Raises:
+        ConfigError: an address of another kind.
+        InputError: ``E-DOWNLOAD`` or ``E-CHECKSUM``.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"address {url!r} must start with http:// or https://")
+    kind = HASH_TYPES.get(len(checksum), "sha256")
+    if path.exists() and not matches(path, checksum):
+        log.warning("%s is damaged or incomplete; fetching it again", path)
+        path.unlink()
+    if path.exists():
+        return
     try:
-        monai_utils.download_url(url, archive, hash_val=checksum, hash_type=kind, progress=progress)
-        if not archive.is_file():
-            raise OSError(f"cannot write {archive}")
-    except monai_utils.HashCheckError:
-        message = f"{url} is not the file that was expected: its {kind} is not {checksum}"
-        fix = "try again; if it stays so, the file has changed at its source"
-        raise InputError("E-CHECKSUM", message, file=archive, fix=fix) from None
+        with warnings.catch_warnings(action="ignore"):  # that no checksum was given: it is compared below
+            _monai_utils().download_url(url, path, progress=progress)
+        if not path.is_file():
+            raise OSError(f"cannot write {path}")
     except (OSError, RuntimeError) as error:
         message = f"{url} could not be fetched ({error})"
-        fix = f"check the network and the room in {tempfile.gettempdir()}, or set {URL_VARIABLE} to another address"
-        raise InputError("E-DOWNLOAD", message, file=archive, fix=fix) from None
+        fix = f"check the network and the room in {tempfile.gettempdir()}, or {otherwise}"
+        raise InputError("E-DOWNLOAD", message, file=path, fix=fix) from None
+    if not matches(path, checksum):
+        path.unlink()
+        message = f"{url} is not the file that was expected: its {kind} is not {checksum}"
+        fix = "try again; if it stays so, the file has changed at its source"
+        raise InputError("E-CHECKSUM", message, file=path, fix=fix)
+
+
+def matches(path: Path, checksum: str) -> bool:
+    """Whether a file has a checksum: md5, sha1, sha256 or sha512, told apart by length, or the first digits of a sha256."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, HASH_TYPES.get(len(checksum), "sha256")).hexdigest()
+    return digest.startswith(checksum.lower())
 
 
 def _unpack(archive: Path, target: Path) -> None:

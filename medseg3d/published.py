@@ -34,10 +34,11 @@ WINDOW = (128, 128, 128)
 """What the published SegFormer3D was validated on, in one window; it was trained on patches of 96."""
 STATEMENT = (
     "prepared as the published SegFormer3D code does: channels FLAIR, T1, T1Gd, T2, axes in RAS order, every axial slice scaled "
-    "to 0..1 by its own minimum and maximum, voxels of 1 mm, windows of 128; outputs TC, WT, ET by a sigmoid above 0.5. Its "
-    "arrays are z, y, x: the kernels are turned to x, y, z. One thing is not as there: it cuts a fixed box of 128 voxels out of "
-    "the middle and misses what lies outside; here all that is not zero is segmented."
+    "to 0..1 by its own minimum and maximum, voxels of 1 mm, windows of 128; outputs TC, WT, ET by a sigmoid above 0.5. One "
+    "thing is not as there: it cuts a fixed box of 128 voxels out of the middle and misses what lies outside; here all that is not "
+    "zero is segmented."
 )
+TURNED = "that code has arrays z, y, x; its kernels are turned to x, y, z, the axes of medseg3d's grids"
 
 
 def make_bundle(source: str | Path, task: Task, folder: Path, *, attention_scale: str | None = None) -> Path:
@@ -63,6 +64,8 @@ def make_bundle(source: str | Path, task: Task, folder: Path, *, attention_scale
     _check_fit(network, task, path)
     if family_of(unwrapped(read_weights(path, plain=False), path)) == "segformer3d":
         network = reversed_axes(network)
+        logger.info("%s: %s", path.name, TURNED)
+    if task.name == BRATS_SEGFORMER3D:
         logger.info("%s: %s", path.name, STATEMENT)
     else:
         logger.warning(
