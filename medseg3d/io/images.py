@@ -127,7 +127,7 @@ def _read_itk(path: Path, image_io: str) -> tuple[NDArray[Any], NDArray[np.float
         what = "cut short, damaged or not of this format" + "".join(f" ({r[7:]})" for r in reason)
         raise InputError("E-CORRUPT", what, file=path, fix=COPY_AGAIN) from None
     if image_io == "MetaImageIO":
-        known = _check_metaimage(path)
+        known = check_metaimage(path)
     else:
         known = image.HasMetaDataKey("NRRD_space")
     if "complex" in image.GetPixelIDTypeAsString():
@@ -140,6 +140,21 @@ def _read_itk(path: Path, image_io: str) -> tuple[NDArray[Any], NDArray[np.float
     if dims not in (2, 3) or data.ndim != dims + 1:
         message = f"{image.GetDimension()} axes and {image.GetNumberOfComponentsPerPixel()} values per voxel"
         raise InputError("E-DTYPE", message, file=path, fix="split it into images of 2 or 3 axes")
+    return data, itk_affine(image, dims, known, path)
+
+
+def itk_affine(image: Any, dims: int, known: bool, path: Path) -> NDArray[np.float64]:
+    """The affine to RAS+ mm of what SimpleITK has read, or its header.
+
+    Args:
+        image: a SimpleITK image, or a reader that has read the header.
+        dims: 2 or 3, of which the affine is to be.
+        known: whether the file gives patient directions.
+        path: the file, for messages.
+
+    Raises:
+        InputError: ``E-NO-ORIENTATION``, ``E-AFFINE`` or ``E-SHEAR``.
+    """
     if dims == 3 and not known:
         message = "no patient directions in the header, so left, right, front and back are unknown"
         raise InputError("E-NO-ORIENTATION", message, file=path, fix="export it again with its orientation")
@@ -151,14 +166,14 @@ def _read_itk(path: Path, image_io: str) -> tuple[NDArray[Any], NDArray[np.float
     norms = np.linalg.norm(affine[:dims, :dims], axis=0)
     if not np.isfinite(affine).all() or norms.min() == 0 or abs(np.linalg.det(affine[:dims, :dims] / norms)) < 1e-3:
         raise InputError("E-AFFINE", "the directions are singular or not finite", file=path, fix="correct the header")
-    volume = Volume(data, affine)
-    if volume.grid.shear > SHEAR_TOLERANCE:
-        message = f"the axes are sheared (cosine {volume.grid.shear:.3g} between two of them)"
+    shear = Grid((1,) * dims, affine).shear
+    if shear > SHEAR_TOLERANCE:
+        message = f"the axes are sheared (cosine {shear:.3g} between two of them)"
         raise InputError("E-SHEAR", message, file=path, fix="resample it to an orthogonal grid")
-    return data, affine
+    return affine
 
 
-def _check_metaimage(path: Path) -> bool:
+def check_metaimage(path: Path) -> bool:
     """Verify the checksum of packed voxels, which SimpleITK passes over, and say whether directions are given."""
     raw, header = path.read_bytes(), {}
     while raw and "ElementDataFile" not in header:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from medseg3d.checks import InputError, tell
 from medseg3d.io.nifti_geometry import fields_of, tell_about_geometry, voxel_to_mm
 from medseg3d.io.values import NonFinite, image_values, label_values
-from medseg3d.volume import Volume
+from medseg3d.volume import Grid, Volume
 
 DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 REFUSED_DTYPES = {1: "binary", 32: "complex64", 128: "RGB24", 1536: "float128", 1792: "complex128", 2304: "RGBA32"}
@@ -84,6 +84,22 @@ def nifti_channels(path: str | Path) -> int:
         read_nifti(path)  # what is wrong with the file as a whole says more
         raise
     return shape[3] if len(shape) == 4 else 1
+
+
+def nifti_grid(path: str | Path) -> tuple[Grid, int, np.dtype[Any]]:
+    """Grid, channels and stored type of the voxels, from the header alone.
+
+    Raises:
+        InputError: for a header that ``read_nifti`` would refuse.
+    """
+    path = Path(path)
+    header = _header(_Bytes(path, HEAD_BYTES), path)
+    dtype, shape = _type_and_shape(header, path)
+    fields = fields_of(header)
+    spatial = min(len(shape), 3)
+    affine = voxel_to_mm(fields, spatial, path)
+    tell_about_geometry(fields, affine, shape[:spatial], path)
+    return Grid(shape[:spatial], affine), shape[3] if len(shape) == 4 else 1, dtype
 
 
 class _Bytes:
