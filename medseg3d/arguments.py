@@ -186,6 +186,7 @@ def _predict(sub: argparse.ArgumentParser) -> None:
     add("--overlap", type=float, help="of neighbouring windows, 0 to below 1; default: the model's")
     add("--precision", choices=("auto", "bf16", "float32"), default="auto")
     add("--device", help="cpu, cuda or cuda:N; default: a GPU where there is one")
+    add("--nonfinite", choices=("error", "zero"), default="error", help="voxels that are NaN or infinite; default error")
     add("--max-ram", type=float, metavar="GB", help="keep the process below this, or refuse and say what would fit")
     add("--max-vram", type=float, metavar="GB", help="the same for the GPU's memory")
     _json(sub)

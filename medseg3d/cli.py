@@ -123,6 +123,7 @@ def predict(options: argparse.Namespace) -> int:
             precision=options.precision,
             device=options.device,
             mode=options.mode,
+            nonfinite=options.nonfinite,
             tta=options.tta or None,
             max_ram=options.max_ram,
             max_vram=options.max_vram,

@@ -540,11 +540,11 @@ def test_the_word_of_a_process_that_ran_meanwhile_is_taken(
     opened: list[str] = []
     passed_by = threading.Event()
 
-    def open_case(case: Case, task: Task) -> Volume:
+    def open_case(case: Case, task: Task, **options: Any) -> Volume:
         opened.append(case.name)
         if case.name == "d":
             passed_by.set()
-        return read(case, task)
+        return read(case, task, **options)
 
     def finish() -> None:
         assert passed_by.wait(30)  # b and c were found claimed

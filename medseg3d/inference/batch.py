@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from medseg3d.checks import Finding, MedSegError
+from medseg3d.checks import Finding, MedSegError, collected, pass_on
 from medseg3d.inference.announcement import Announced
 from medseg3d.inference.claims import Claims
 from medseg3d.inference.description import confidence_again, describe_labels, describe_values, dice_in_words
 from medseg3d.inference.pipeline import run_pipeline
 from medseg3d.inference.prediction import Prediction
 from medseg3d.inference.predictor import Predictor
-from medseg3d.inference.provenance import inputs_of
+from medseg3d.inference.provenance import finding_without_paths, inputs_of
 from medseg3d.inference.results import FolderResult, finding_of, output_files, write_values
 from medseg3d.inference.sidecar import (
     DONE,
@@ -48,6 +48,7 @@ class _Job:
     inputs: list[dict[str, Any]]
     image: Volume | None
     before: dict[str, Any] | None
+    findings: list[Finding]
     prediction: Prediction | None = None
     classes: dict[str, float] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -156,7 +157,11 @@ class Batch:
             self.result.redone[case.name] = changed or "asked for"
             if changed:
                 logger.info("case %s (%s) is done again: %s", case.name, self._numbers[case.name], changed)
-        job = _Job(case, began, inputs, read_image(case, self.task), before)
+        with collected() as findings:
+            image = read_image(case, self.task, nonfinite=self.origin.options.get("nonfinite", "error"))
+        for finding in findings:
+            pass_on(finding)
+        job = _Job(case, began, inputs, image, before, findings)
         job.timed("read", began)
         return job
 
@@ -213,6 +218,7 @@ class Batch:
             with torch.inference_mode():
                 written, content = self._put(job)
             self._remove_leftovers(job, written)
+            content["findings"] = [finding_without_paths(f, self.origin.root) for f in job.findings]
             sidecar = self.origin.done(job.inputs, written, content, job.seconds)
             write_sidecar(self.sidecar_of(case), case.name, sidecar)
         except Exception as error:

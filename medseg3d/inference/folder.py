@@ -25,6 +25,7 @@ from medseg3d.inference.results import FolderResult, output_files
 from medseg3d.inference.sidecar import Origin
 from medseg3d.inference.summary import write_summary
 from medseg3d.io.cases import Case, find_cases
+from medseg3d.io.values import NonFinite
 from medseg3d.task import Task
 
 __all__ = ["FolderResult", "predict_folder"]
@@ -50,6 +51,7 @@ def predict_folder(
     batch_size: int | None = None,
     device: str | None = None,
     precision: str = "auto",
+    nonfinite: NonFinite = "error",
     progress: bool = True,
     **options: Any,
 ) -> FolderResult:
@@ -78,6 +80,7 @@ def predict_folder(
         part: ``K/N``: the K-th of N shares, for job arrays; K counts from 1.
         dense, roi_size, overlap, batch_size, device, precision, options: as for ``Predictor``; None leaves the model's
             own. With a memory budget (``max_ram``) cases are not read ahead.
+        nonfinite: what NaN and infinity in a scan are: ``"error"``, or ``"zero"``, which is told in the sidecar.
         progress: show a bar on a terminal.
 
     Raises:
@@ -129,7 +132,7 @@ def predict_folder(
     origin = Origin(
         root,
         models,
-        options_of(predictor, asked),
+        {**options_of(predictor, asked), "nonfinite": nonfinite},
         {"device": predictor.device.type, "precision": precision_of(predictor)},
         _hints(model, root, output),
     )

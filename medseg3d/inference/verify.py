@@ -109,10 +109,11 @@ def _compared(
     else:
         directories = [model] if isinstance(model, (str, Path)) else list(model)
         directories = _in_their_order(directories, models_of(directories), sidecar)
-        options = {**sidecar["options"], "precision": sidecar["computed_on"]["precision"], "device": device}
+        options = {k: v for k, v in sidecar["options"].items() if k != "nonfinite"}
+        options |= {"precision": sidecar["computed_on"]["precision"], "device": device}
         predictor = Predictor.from_bundle(directories, **options)
     case = _case(sidecar, root)
-    image = read_image(case, predictor.task)
+    image = read_image(case, predictor.task, nonfinite=sidecar["options"].get("nonfinite", "error"))
     outputs = sidecar["outputs"]
     shares = sidecar.get("classes")
     if shares is not None:

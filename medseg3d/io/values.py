@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg3d.checks import InputError
+from medseg3d.checks import InputError, tell
 
 NonFinite = Literal["error", "zero"]
 LABEL_TOLERANCE = 1e-3
@@ -50,7 +50,7 @@ def image_values(data: NDArray[Any], path: str | Path, nonfinite: NonFinite) -> 
     Args:
         data: values of any kind.
         path: the file, for the message.
-        nonfinite: ``"error"`` refuses NaN and infinity, ``"zero"`` replaces them by 0.
+        nonfinite: ``"error"`` refuses NaN and infinity, ``"zero"`` replaces them by 0 and tells how many.
 
     Raises:
         InputError: ``E-NONFINITE`` with their number.
@@ -60,11 +60,13 @@ def image_values(data: NDArray[Any], path: str | Path, nonfinite: NonFinite) -> 
     finite = np.isfinite(data)
     if finite.all():
         return data
+    message = f"{int(data.size - finite.sum())} of {data.size} voxels are NaN or infinite"
     if nonfinite == "zero":
+        tell("W-NONFINITE", f"{message}; they are read as 0", file=path, fix="repair the image")
         return np.where(finite, data, data.dtype.type(0))
     raise InputError(
         "E-NONFINITE",
-        f"{int(data.size - finite.sum())} of {data.size} voxels are NaN or infinite; one of them spoils a whole window",
+        f"{message}; one of them spoils a whole window",
         file=path,
-        fix="repair the image, or pass nonfinite='zero' to read them as 0",
+        fix="repair the image; predict --nonfinite zero (in Python: nonfinite='zero') takes them as 0",
     )
