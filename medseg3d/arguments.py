@@ -251,6 +251,27 @@ def _preview(sub: argparse.ArgumentParser) -> None:
     _json(sub)
 
 
+def _dicom(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("--timepoint", type=int, metavar="N", help="of a DICOM series of several volumes, the N-th; from 1")
+    add("--force", action="store_true", help="read DICOM data sets without their preamble, too")
+
+
+def _convert(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("-i", "--input", type=Path, required=True, metavar="DICOM", help="folder of DICOM files, or one file")
+    add("-o", "--output", type=Path, required=True, metavar="FOLDER")
+    add("--series", metavar="NUMBER", help="this one alone: number or id as medseg3d info shows them, or its UID")
+    _dicom(sub)
+    _json(sub)
+
+
+def _info(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("path", type=Path, metavar="PATH", help="folder of DICOM or image files, or one file")
+    _dicom(sub)
+    _json(sub)
+
+
 OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "tasks": _json,
     "models": _models,
@@ -263,4 +284,6 @@ OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "compare": _compare,
     "report": _report,
     "preview": _preview,
+    "convert": _convert,
+    "info": _info,
 }

@@ -221,6 +221,31 @@ def compare(options: argparse.Namespace) -> int:
     return OK
 
 
+def convert(options: argparse.Namespace) -> int:
+    """Write DICOM series as NIfTI, each with a JSON of what was found."""
+    from medseg3d.io.conversion import convert as to_nifti
+
+    chosen = {"series": options.series, "timepoint": options.timepoint, "force": options.force}
+    result = to_nifti(options.input, options.output, **chosen)
+    if options.json:
+        print(json.dumps(result.as_dict(), indent=2))
+    else:
+        total = len(result.written) + len(result.failed)
+        print(f"{len(result.written)} of {total} series are converted in {options.output}")
+    if not result.failed:
+        return OK
+    return SOME_FAILED if result.written else ALL_FAILED
+
+
+def info(options: argparse.Namespace) -> int:
+    """Say what is in a folder or file: series, sizes, spacing, orientation, warnings."""
+    from medseg3d.io.description import describe
+
+    found = describe(options.path, timepoint=options.timepoint, force=options.force)
+    print(json.dumps(found.as_dict(), indent=2) if options.json else found.text())
+    return OK
+
+
 def task_of_model(model: Path) -> Any:
     """The task that a model was trained for."""
     from medseg3d.inference.model import load_model
@@ -263,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return UNEXPECTED
 
 
-VERBS = (tasks, models, download, check, train, predict, verify, evaluate, compare, report, preview)
+VERBS = (tasks, models, download, check, train, predict, verify, evaluate, compare, report, preview, convert, info)
 
 
 class LineHandler(logging.StreamHandler):

@@ -35,6 +35,7 @@ from medseg3d.volume import Grid
 
 DEPTH = 6
 """How deep subfolders are searched: a disc has DICOM/PATIENT/STUDY/SERIES."""
+OTHER = "not DICOM"
 
 
 def find_series(path: str | Path, *, timepoint: int | None = None, force: bool = False) -> Listing:
@@ -109,7 +110,7 @@ class _Files:
             elif zipfile.is_zipfile(path):
                 self._other("ZIP archive", path)
             else:
-                self._other("no DICOM", path)
+                self._other(OTHER, path)
         except Damaged as error:
             self._doubt("E-CORRUPT", str(error), path, "copy or export the file again, or take it out")
         except OSError as error:
@@ -146,7 +147,8 @@ class _Files:
         """About what is in no series, and where nothing is."""
         found = []
         kinds = [f"{len(names)} {kind} ({some_names(names, 3)})" for kind, names in self.others.items()]
-        kinds += [f"{len(self.unread)} subfolders ({some_names(self.unread, 3)})"] if self.unread else []
+        plural = "s" if len(self.unread) > 1 else ""
+        kinds += [f"{len(self.unread)} subfolder{plural} ({some_names(self.unread, 3)})"] if self.unread else []
         if kinds:
             message = f"left out: {', '.join(kinds)}"
             found.append(Finding("I-SKIPPED", "info", str(self.root), message))
@@ -165,7 +167,7 @@ class _Files:
             )
         if "DICOMDIR" in self.others and self.root.is_file():
             return Finding("E-FORMAT", "error", where, "the index of a disc", "give the folder that it lies in")
-        kinds = sorted(set(self.others) - {"no DICOM", "ZIP archive", "DICOMDIR"})
+        kinds = sorted(set(self.others) - {OTHER, "ZIP archive", "DICOMDIR"})
         if kinds:
             message = f"no image series of CT, MR or PET; there is {some_names(kinds, 3)}"
             return Finding("E-FORMAT", "error", where, message, "give the folder of the scan itself")
@@ -243,7 +245,7 @@ def _described(
         protocol=header.decoded("ProtocolName"),
         sequence_name=header.decoded("SequenceName"),
         acquisition_time=header.text("AcquisitionTime") or header.text("AcquisitionDateTime")[8:],
-        units=header.text("Units") or header.text("RescaleType"),
+        units=header.text("Units") or header.text("RescaleType").replace("US", ""),  # unspecified
         image_type=header.words("ImageType"),
         syntax=syntax_name(header.syntax),
         contrast=contrast not in ("", "NO", "NONE"),

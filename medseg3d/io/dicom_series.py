@@ -88,7 +88,7 @@ class Series:
             "contrast": self.contrast,
             "localizer": self.localizer,
             "transfer_syntax": self.syntax,
-            "affine": None if self.grid is None else np.round(self.grid.affine, 9).tolist(),
+            "affine": None if self.grid is None else (np.round(self.grid.affine, 9) + 0.0).tolist(),
             "findings": [_without_folder(f) for f in self.findings],
         }
 
@@ -106,6 +106,13 @@ class Listing:
     root: Path
     series: tuple[Series, ...]
     findings: tuple[Finding, ...]
+
+    @property
+    def empty(self) -> bool:
+        """Whether no file is DICOM of any kind."""
+        return not self.series and all(
+            f.code in ("E-NOT-DICOM", "I-SKIPPED") and f.file == str(self.root) for f in self.findings
+        )
 
     def choose(self, wanted: str | int | None = None) -> Series:
         """One series: the one that is asked for, or the only one that is no localizer.

@@ -51,7 +51,7 @@ class ImageHeader:
             "spacing_mm": [round(s, 6) for s in grid.spacing_mm] if grid else [],
             "orientation": "".join(grid.axcodes) if grid and grid.spatial_dims == 3 else "",
             "dtype": self.dtype,
-            "affine": np.round(grid.affine, 9).tolist() if grid else None,
+            "affine": (np.round(grid.affine, 9) + 0.0).tolist() if grid else None,
             "findings": [f.as_dict() | {"file": self.path.name} for f in self.findings],
         }
 
