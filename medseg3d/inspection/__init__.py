@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medseg3d.inspection.inspect import inspect
+from medseg3d.inspection.inspect import inspect, require_good
 from medseg3d.inspection.result import Inspection
 
-__all__ = ["Inspection", "inspect"]
+__all__ = ["Inspection", "inspect", "require_good"]

@@ -26,6 +26,8 @@ T = TypeVar("T")
 U = TypeVar("U")
 OUTSIDE = 0.2
 """So much of a label on its image's empty voxels is odd: the skull's zeros, or a label of another image."""
+PADDED = 0.5
+"""A patch of which the image fills less is told of as a warning."""
 EMPTY = 0.05
 """An image has an empty background where so much of it holds its least value."""
 
@@ -97,7 +99,8 @@ def tell_if_constant(values: NDArray[Any], channel: str, file: Path) -> None:
     """Say where a channel shows nothing."""
     if values.size and values.min() == values.max():
         message = f"every voxel of {channel} is {values.flat[0]:g}"
-        tell("W-CONSTANT", message, file=file, fix="is the export right? there is nothing to be seen in it")
+        fix = "is the export right? leave a channel that some cases lack out of the task, or train with channel_dropout"
+        tell("W-CONSTANT", message, file=file, fix=fix)
 
 
 def tell_if_empty(label: Volume, file: Path | None) -> bool:
@@ -132,15 +135,23 @@ def _image(case: Case, task: Task, findings: list[Finding]) -> Volume | None:
 
 
 def _tell_about_image(image: Volume, case: Case, task: Task) -> None:
-    for channel, file, values in zip(task.channels, case.images, image.data, strict=True):
-        tell_if_constant(values, channel, file.path)
+    file = case.images[0].path
+    for channel, its, values in zip(task.channels, case.images, image.data, strict=True):
+        tell_if_constant(values, channel, its.path)
     grid = image.grid.mapped(image.grid.to_canonical(), image.canonical().shape)
     wanted = task.spacing_mm or grid.spacing_mm
     size = [max(1, round(n * s / w)) for n, s, w in zip(grid.shape, grid.spacing_mm, wanted, strict=True)]
     if any(n < p for n, p in zip(size, task.patch_size, strict=True)):
         there, patch = (" x ".join(map(str, n)) for n in (size, task.patch_size))
-        message = f"{there} voxels on the task's grid are less than its patch of {patch}: the rest is padded"
-        tell("I-PADDED", message, file=case.images[0].path)
+        covered = np.prod(np.minimum(size, task.patch_size) / task.patch_size)
+        message = f"{there} voxels on the task's grid are less than its patch of {patch}: {1 - covered:.0%} is padding"
+        little = covered < PADDED
+        tell(
+            "W-PADDED" if little else "I-PADDED",
+            message,
+            file=file,
+            fix="choose a smaller patch_size" if little else "",
+        )
 
 
 def _tell_about_label(label: Volume, image: Volume | None, case: Case) -> None:

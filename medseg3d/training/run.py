@@ -23,7 +23,7 @@ from medseg3d.training.checkpoint import LAST
 from medseg3d.training.dataset import dataset_as_dict, dataset_from_dict, fingerprint, prepare, training_statistics
 from medseg3d.training.parts import TASK_SETTINGS, task_with
 from medseg3d.training.processes import Processes
-from medseg3d.training.sanity import look
+from medseg3d.training.sanity import check_once
 from medseg3d.training.settings import merge_settings, refuse_code, render
 from medseg3d.training.source import sample_data, split_data
 
@@ -126,6 +126,8 @@ def _begin(
         )
     chosen = task_with(task, **{name: settings[name] for name in TASK_SETTINGS})
     dataset, parts = split_data(source, task, validation_fraction, split, folder if stored else None)
+    if stored is None:
+        check_once(dataset, parts, chosen, cache=settings["cache"])
     statistics = training_statistics(dataset, parts["training"], chosen) if stored is None else stored["statistics"]
     preprocessing = Preprocessing.from_task(chosen, statistics)
     prepared = {
@@ -140,8 +142,6 @@ def _begin(
         )
         for part, cases in parts.items()
     }
-    for finding in look(prepared["training"], prepared["validation"], chosen):
-        logger.warning("%s", finding)
     values = settings | {
         "bundle_root": str(folder),
         "dataset_dir": str(dataset.root),
