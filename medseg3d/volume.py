@@ -255,5 +255,18 @@ def placed(volume: Volume, grid: Grid, *, tolerance_voxels: float = 0.1) -> Volu
     return Volume(out, grid.affine)
 
 
+def joined(first: Grid, second: Grid) -> Grid:
+    """The lattice of the first grid, as far as either grid reaches; ``placed`` says whether the second is of it."""
+    d = first.spatial_dims
+    ends = np.meshgrid(*[(0, n - 1) for n in second.shape], [1], indexing="ij")
+    corners = np.stack(ends, -1).reshape(-1, d + 1) @ (np.linalg.inv(first.affine) @ second.affine).T
+    corners = np.rint(corners[:, :d]).astype(int)
+    low = np.minimum(0, corners.min(axis=0))
+    high = np.maximum(first.shape, corners.max(axis=0) + 1)
+    shift = np.eye(d + 1)
+    shift[:d, d] = low
+    return Grid(tuple(int(n) for n in high - low), first.affine @ shift)
+
+
 def _in_mm(spacing: Sequence[float]) -> str:
     return " x ".join(f"{s:.4g}" for s in spacing) + " mm"

@@ -201,7 +201,7 @@ def _sorted(headers: list[Dataset], frames: list[int], places: list[_Place]) -> 
     normal = np.cross(orientation[:3], orientation[3:])
     heights = positions @ normal
     order = [int(i) for i in np.argsort(heights, kind="stable")]
-    if len(set(map(id, headers))) < len(headers):  # frames of one image
+    if "PerFrameFunctionalGroupsSequence" in headers[0]:
         order = [i for k, i in enumerate(order) if k == 0 or heights[i] - heights[order[k - 1]] > SAME_PLACE_MM]
     positions = positions[order]
     shape = (int(headers[0].Rows), int(headers[0].Columns))

@@ -8,7 +8,6 @@ hole may be a keyhole or a contour of its own, as other programs write it.
 from __future__ import annotations
 
 import datetime
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,19 +20,18 @@ from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from medseg3d import __version__
-from medseg3d.checks import InputError
+from medseg3d.checks import InputError, tell
 from medseg3d.io.atomic import atomic_fill
 from medseg3d.io.colours import label_colour
 from medseg3d.io.contours import filled, outlines
 from medseg3d.io.dicom_planes import Planes, Source, read_planes
 from medseg3d.io.dicom_seg import PATIENT_TAGS, SERIES_NUMBER, checked_labels, concept
-from medseg3d.io.dicom_seg_reading import Segmented, by_regions, code_of, refusing, sop_class, values_by_task
+from medseg3d.io.dicom_seg_reading import Segmented, code_of, refusing, sop_class
 from medseg3d.io.readback import check_read_back
-from medseg3d.io.segments import PRIVATE_SCHEME, Code, Segment, regions_of
+from medseg3d.io.segments import PRIVATE_SCHEME, Code, Segment, painted, regions_of, values_of
 from medseg3d.task import Task
 from medseg3d.volume import Volume
 
-log = logging.getLogger("medseg3d")
 CONTOUR_DATA = Tag("ContourData")
 DETACHED_STUDY = "1.2.840.10008.3.1.2.3.1"
 """SOP class that the standard still wants a study to be referred to by."""
@@ -205,8 +203,8 @@ def read_rtstruct(path: str | Path, sources: Sequence[Source], *, task: Task | N
     regions = regions_of(task, segments) if task is not None else None
     if task is not None and regions is not None:
         masks = {label: _mask(contours.get(number, []), planes, path) for number, label in regions.items()}
-        return Segmented(planes.volume(by_regions(masks, task, path)), segments)
-    values = {s.value: s.value for s in segments} if task is None else values_by_task(segments, task, path)
+        return Segmented(planes.volume(painted(masks, task, file=path)), segments)
+    values = {s.value: s.value for s in segments} if task is None else values_of(task, segments, file=path)
     out = np.zeros(planes.grid.shape, np.uint16)
     for segment in segments:
         if not (value := values[segment.value]):
@@ -240,7 +238,7 @@ def _mask(contours: Sequence[Dataset], planes: Planes, path: Path) -> NDArray[np
         with refusing(path):
             kind, points = str(item.ContourGeometricType), _points(item)
         if kind not in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
-            log.warning("%s: a contour of type %s encloses nothing and is left out", path.name, kind)
+            tell("W-CONTOUR", f"a contour of type {kind} encloses nothing and is left out", file=path)
             continue
         try:
             plane, corners = planes.pixels(points, OFF_PLANE)

@@ -24,6 +24,7 @@ from medseg3d.io.colours import label_colour
 from medseg3d.io.dicom_planes import Planes, Source, read_planes
 from medseg3d.io.dicom_seg_reading import read_seg, renumbered
 from medseg3d.io.readback import check_read_back
+from medseg3d.io.rules import require_one_channel
 from medseg3d.io.segments import Code, Segment
 from medseg3d.volume import Volume
 
@@ -86,14 +87,13 @@ def checked_labels(labels: Volume, segments: Sequence[Segment]) -> Volume:
     """The labels, as integers of 8 or 16 bits.
 
     Raises:
-        InputError: ``E-CHANNELS``, ``E-LABEL-VALUE``.
+        InputError: ``E-CHANNEL-COUNT``, ``E-LABEL-VALUE``.
     """
-    if labels.channels != 1 or len(labels.shape) != 3:
-        message = (
-            f"{labels.channels} x {' x '.join(map(str, labels.shape))}; a label map has one channel and three axes"
-        )
-        raise InputError("E-CHANNELS", message, fix="give a label map")
-    values = [int(v) for v in np.unique(labels.data)]
+    require_one_channel(labels, what="the label map")
+    if labels.data.dtype.kind not in "bui":
+        message = f"the label map holds values of type {labels.data.dtype}; labels are whole numbers"
+        raise InputError("E-LABEL-VALUE", message, fix="give a label map, not an image or probabilities")
+    values = np.unique(labels.data).tolist()
     known = {0, *(segment.value for segment in segments)}
     if unknown := [v for v in values if v not in known]:
         message = f"the label map holds the value {unknown[0]}; described are {', '.join(map(str, sorted(known)))}"
@@ -210,7 +210,7 @@ def _decimals(values: NDArray[np.float64]) -> list[str]:
 
 def _refer_to_frames(dataset: Dataset, planes: Planes) -> None:
     """highdicom saw only the frames of ``planes``, and numbered them from 1."""
-    for group in dataset.PerFrameFunctionalGroupsSequence:
-        for derivation in group.get("DerivationImageSequence", ()):
-            for source in derivation.SourceImageSequence:
-                source.ReferencedFrameNumber = planes.frames[int(source.ReferencedFrameNumber) - 1]
+    groups = dataset.PerFrameFunctionalGroupsSequence
+    items = [d.SourceImageSequence[0] for group in groups for d in group.get("DerivationImageSequence", ())]
+    for item in {id(item): item for item in items}.values():  # segments share them
+        item.ReferencedFrameNumber = planes.frames[int(item.ReferencedFrameNumber) - 1]

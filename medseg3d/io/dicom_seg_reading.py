@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import struct
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from highdicom.seg import Segmentation, segread
-from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
@@ -23,7 +21,6 @@ from medseg3d.io.segments import Code, Segment, painted, regions_of, values_of
 from medseg3d.task import Task
 from medseg3d.volume import Volume
 
-log = logging.getLogger("medseg3d")
 SEGMENTATION_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """SOP classes: Segmentation, and Label Map Segmentation."""
 UNEVEN_MM = 0.05
@@ -78,9 +75,9 @@ def read_seg(path: str | Path, *, task: Task | None = None) -> Segmented:
     if task is not None and (regions := regions_of(task, segments)):
         volumes = {label: _volume(dataset, [number], path) for number, label in regions.items()}
         masks = {label: volume.data != 0 for label, volume in volumes.items()}
-        return Segmented(next(iter(volumes.values())).with_data(by_regions(masks, task, path)), segments)
-    values = {s.value: s.value for s in segments} if task is None else values_by_task(segments, task, path)
-    numbers = [number for number, value in values.items() if value] or list(values)
+        return Segmented(next(iter(volumes.values())).with_data(painted(masks, task, file=path)), segments)
+    values = {s.value: s.value for s in segments} if task is None else values_of(task, segments, file=path)
+    numbers = [number for number, value in values.items() if value] or list(values)[:1]
     return Segmented(renumbered(_volume(dataset, numbers, path), values), segments)
 
 
@@ -146,42 +143,13 @@ def _refusing_but(path: Path, word: str) -> Iterator[None]:
         raise passing
 
 
-def values_by_task(segments: Sequence[Segment], task: Task, path: Path) -> dict[int, int]:
-    """``values_of``, with what is wrong as a finding and what is moved in the log.
-
-    Raises:
-        InputError: ``E-SEGMENT``.
-    """
-    try:
-        values = values_of(task, segments)
-    except ValueError as error:
-        fix = "give the task that the file was made for, or name its segments as the task does"
-        raise InputError("E-SEGMENT", str(error), file=path, fix=fix) from None
-    if moved := [s for s in segments if values[s.value] not in (s.value, 0)]:
-        log.info(
-            "%s: %s", path.name, ", ".join(f"segment {s.value} {s.name!r} is label {values[s.value]}" for s in moved)
-        )
-    return values
-
-
 def renumbered(labels: Volume, values: Mapping[int, int]) -> Volume:
     """Labels with other values; what is not named becomes 0."""
+    if all(old == new for old, new in values.items()):
+        return labels
     table = np.zeros(max(*values, int(labels.data.max(initial=0))) + 1, np.uint16)
     table[list(values)] = list(values.values())
     return labels.with_data(table[labels.data])
-
-
-def by_regions(masks: Mapping[str, NDArray[np.bool_]], task: Task, path: Path) -> NDArray[np.uint16]:
-    """``painted``, with what is wrong as a finding.
-
-    Raises:
-        InputError: ``E-OVERLAP``.
-    """
-    try:
-        return painted(masks, task)
-    except ValueError as error:
-        fix = "make the smaller regions parts of the larger ones"
-        raise InputError("E-OVERLAP", str(error), file=path, fix=fix) from None
 
 
 def _segment(item: Dataset) -> Segment:

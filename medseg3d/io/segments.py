@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from medseg3d.checks import InputError, tell
 from medseg3d.task import Task, plain_name
 
 PRIVATE_SCHEME = "99MEDSEG3D"
@@ -125,36 +127,47 @@ def _table() -> dict[str, dict[str, Any]]:
     return {**table, "types": {plain_name(name): entry for name, entry in table["types"].items()}}
 
 
-def values_of(task: Task, segments: Sequence[Segment]) -> dict[int, int]:
+def values_of(task: Task, segments: Sequence[Segment], *, file: Path | None = None) -> dict[int, int]:
     """Which label value of the task each segment of a file stands for: names decide, then codes, then numbers.
 
     Args:
         task: whose label maps hold these values; what its ``ids`` call background is 0.
-        segments: as a file describes them.
+        segments: as the file describes them.
+        file: for messages.
 
     Returns:
         The task's value by the number of the segment.
 
     Raises:
-        ValueError: a name and a code that contradict each other, an unknown segment, or two of the same label.
+        InputError: ``E-SEGMENT`` for a name and a code that contradict each other, an unknown segment, or two of one label.
     """
     own = {segment.value: segment for segment in segments_of(task)}
     values: dict[int, int] = {}
     for segment in segments:
         what = f"segment {segment.value} ({segment.name!r}, coded {segment.type.meaning!r})"
         value = _value_of(task, own, segment)
+        if value is None and segment.value in own:
+            value = segment.value
+            message = f"{what} is unknown to task {task.name!r}; by its number it is taken for {own[value].name!r}"
+            tell("W-SEGMENT", message, file=file, fix="name its segments as the task does")
         if value is None:
-            raise ValueError(f"{what} is no label of task {task.name!r}, by its name, its code or its number")
+            raise _contradiction(f"{what} is no label of task {task.name!r}, by its name, its code or its number", file)
         if value:
             known = own[value]
+            label = f"label {value} ({known.name!r}, coded {known.type.meaning!r}) of task {task.name!r}"
             if known.coded and known.type.family == segment.type.family and not known.same_code(segment):
-                raise ValueError(
-                    f"{what} contradicts label {value} ({known.name!r}, coded {known.type.meaning!r}) of task {task.name!r}"
-                )
+                raise _contradiction(f"{what} contradicts {label}", file)
             if value in values.values():
-                raise ValueError(f"{what} and another segment are both label {known.name!r} of task {task.name!r}")
+                raise _contradiction(f"{what} and another segment are both {label}", file)
+            if value != segment.value:
+                tell("I-SEGMENT", f"{what} is {label}", file=file)
         values[segment.value] = value
     return values
+
+
+def _contradiction(message: str, file: Path | None) -> InputError:
+    fix = "give the task that the file was made for, or name its segments as the task does"
+    return InputError("E-SEGMENT", message, file=file, fix=fix)
 
 
 def _value_of(task: Task, own: Mapping[int, Segment], segment: Segment) -> int | None:
@@ -168,9 +181,7 @@ def _value_of(task: Task, own: Mapping[int, Segment], segment: Segment) -> int |
     alike = [value for value, known in own.items() if known.coded and known.same_code(segment)]
     if len(alike) == 1:
         return alike[0]
-    if "*" in task.ids.get(0, ()):
-        return 0
-    return segment.value if segment.value in own else None
+    return 0 if "*" in task.ids.get(0, ()) else None
 
 
 def regions_of(task: Task, segments: Sequence[Segment]) -> dict[int, str] | None:
@@ -182,15 +193,16 @@ def regions_of(task: Task, segments: Sequence[Segment]) -> dict[int, str] | None
     return found if task.regions and whole and several else None
 
 
-def painted(masks: Mapping[str, NDArray[np.bool_]], task: Task) -> NDArray[np.uint16]:
+def painted(masks: Mapping[str, NDArray[np.bool_]], task: Task, *, file: Path | None = None) -> NDArray[np.uint16]:
     """Regions of a task, which may overlap, as the one label map that the task paints them into.
 
     Args:
         masks: of labels of the task, of one shape.
         task: its ``write`` gives the order and the values.
+        file: for messages.
 
     Raises:
-        ValueError: where the map would not give the same regions back.
+        InputError: ``E-OVERLAP`` where the map would not give the same regions back.
     """
     out = np.zeros(next(iter(masks.values())).shape, np.uint16)
     for label, value in task.write.items():
@@ -198,7 +210,6 @@ def painted(masks: Mapping[str, NDArray[np.bool_]], task: Task) -> NDArray[np.ui
             out[masks[label]] = value
     for label, mask in masks.items():
         if wrong := int(np.count_nonzero(np.isin(out, task.labels[label]) != mask)):
-            raise ValueError(
-                f"{wrong} voxels of {label!r} contradict the other regions of task {task.name!r}, which lie in each other"
-            )
+            message = f"{wrong} voxels of {label!r} contradict the other regions of task {task.name!r}, which lie in each other"
+            raise InputError("E-OVERLAP", message, file=file, fix="make the smaller regions parts of the larger ones")
     return out
