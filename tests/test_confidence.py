@@ -47,6 +47,17 @@ def test_a_single_member_is_held_against_its_own_probabilities() -> None:
     assert compared.expected_dice() == {"a": pytest.approx(3 / 3.5)}
 
 
+def test_counting_classes_at_once_is_the_same_as_mask_by_mask() -> None:
+    logits = torch.randn(3, 6, 5, 4, generator=torch.Generator().manual_seed(1))
+    compared = Disagreement(TWO, 1)
+    list(compared.merged(iter(logits.split(2, dim=1))))
+    shares, best = torch.softmax(logits, 0), logits.argmax(0)
+    for label, name in ((1, "a"), (2, "b")):
+        mine, p = best == label, shares[label]
+        expected = 2 * float(p[mine].sum()) / (float(p.sum()) + float(mine.sum()))
+        assert compared.expected_dice()[name] == pytest.approx(expected, abs=1e-5)
+
+
 def test_parts_add_up() -> None:
     logits = torch.randn(6, 8, 3, 2, generator=torch.Generator().manual_seed(0))
     whole, parts = Disagreement(TWO, 2), Disagreement(TWO, 2)

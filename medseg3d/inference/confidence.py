@@ -119,7 +119,10 @@ class Disagreement:
         """
         for part in rows:
             if self.members == 1:
-                self._count(part[None], part, self._shares(part[None]))
+                if self.task.regions:
+                    self._count(part[None], part, self._shares(part[None]))
+                else:
+                    self._count_classes(part)
                 yield part
                 continue
             logits = part.unflatten(0, (self.members, -1))
@@ -141,6 +144,18 @@ class Disagreement:
         for i, member in enumerate(members):
             self._twice_shared[i] += 2 * (member * merged).flatten(1).sum(1, dtype=torch.float64).cpu()
             self._sizes[i] += member.flatten(1).sum(1, dtype=torch.float64).cpu() + sizes
+
+    def _count_classes(self, logits: Tensor) -> None:
+        """The same as ``_count`` for a single prediction of exclusive classes, without a mask for each of them."""
+        values = logits.flatten(1)
+        top, winner = values.max(0)
+        values = (values - top).exp_()
+        sure = values.sum(0).reciprocal_()  # the winner's probability
+        shared = torch.bincount(winner, weights=sure.double(), minlength=len(values))
+        found = torch.bincount(winner, minlength=len(values)).double()
+        self._found += found[1:].cpu()
+        self._twice_shared[0] += 2 * shared[1:].cpu()
+        self._sizes[0] += (found + values @ sure)[1:].cpu()
 
     def _masks(self, logits: Tensor) -> Tensor:
         """Which labels a map of logits means, ``(labels, ..)``."""
