@@ -15,20 +15,14 @@ from PIL import Image
 
 from medseg3d.checks import InputError
 from medseg3d.io import atomic_write, read_volume
+from medseg3d.io.colours import label_colour
 from medseg3d.report.intensity import Intensity, sample
 from medseg3d.report.planes import Contour, three_planes
 from medseg3d.report.scene import Scene, make_scene
 from medseg3d.volume import Volume
 
-LABEL_COLOURS = (
-    (0xE6, 0x9F, 0x00),
-    (0x56, 0xB4, 0xE9),
-    (0xF0, 0xE4, 0x42),
-    (0x00, 0x9E, 0x73),
-    (0xCC, 0x79, 0xA7),
-    (0xD5, 0x5E, 0x00),
-)
-"""Okabe and Ito (2008); they begin anew after six labels."""
+MOST_CONTOURS = 24
+"""Labels up to which each has a contour of its own colour."""
 MOST_VALUES = 256
 """Different whole numbers, 0 among them, up to which a file is taken for a label map."""
 
@@ -64,10 +58,10 @@ def preview(path: str | Path, output: str | Path, *, labels: str | Path | None =
         scene = _painted(scene)
     elif scene.prediction is not None:
         values = [int(v) for v in np.unique(scene.prediction) if v != 0]
-        if len(values) <= len(LABEL_COLOURS):
-            contours = [Contour(scene.prediction == v, c) for v, c in zip(values, LABEL_COLOURS, strict=False)]
+        if len(values) <= MOST_CONTOURS:
+            contours = [Contour(scene.prediction == value, label_colour(value)) for value in values]
         else:
-            contours = [Contour(scene.prediction, LABEL_COLOURS[0])]
+            contours = [Contour(scene.prediction, label_colour(1))]
     pixels = three_planes(scene, point, contours=contours, agreement=False, marks=False)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
@@ -96,12 +90,10 @@ def _largest_section(marked: NDArray[Any] | None, shape: tuple[int, ...]) -> tup
 def _painted(scene: Scene) -> Scene:
     """A label map in colours."""
     assert scene.prediction is not None
-    colours = np.array(LABEL_COLOURS, dtype=np.uint8)
-    chosen = (scene.prediction.astype(np.int64) - 1) % len(colours)
-    channels = {
-        name: np.where(scene.prediction > 0, colours[chosen, c], 0).astype(np.uint8)
-        for c, name in enumerate(("red", "green", "blue"))
-    }
+    values, chosen = np.unique(scene.prediction, return_inverse=True)
+    colours = np.array([label_colour(int(value)) if value > 0 else (0, 0, 0) for value in values], dtype=np.uint8)
+    painted = colours[chosen.reshape(scene.prediction.shape)]
+    channels = {name: painted[..., c] for c, name in enumerate(("red", "green", "blue"))}
     shown = {name: Intensity.of(values, ct=False) for name, values in channels.items()}
     return replace(scene, channels=channels, shown=shown, colour=True)
 
