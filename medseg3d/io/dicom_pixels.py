@@ -24,7 +24,6 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEG2000TransferSyntaxes,
     JPEGExtended12Bit,
     JPEGLossless,
     JPEGLosslessSV1,
@@ -38,7 +37,9 @@ from medseg3d.io.dicom_slices import Slice
 COPY_AGAIN = "copy or export the file again"
 NATIVE = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian}
 GDCM = {JPEGLossless, JPEGLosslessSV1, JPEGExtended12Bit}
-"""What GDCM decodes where pydicom has no decoder."""
+"""What the GDCM inside SimpleITK decodes where pydicom has no decoder; with python-gdcm beside it, it would crash."""
+PLUGINS = ("pylibjpeg", "pyjpegls", "pydicom", "gdcm", "pillow")
+"""Decoders in the order of preference, so that what else is installed does not change what is read."""
 PIXEL_KEYWORDS = (
     *("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     "PixelData",
@@ -160,16 +161,16 @@ def _without_other_bits(out: NDArray[Any], stored: int, shift: int) -> None:
 
 def _unpacked(header: Header) -> NDArray[Any]:
     """The values of a compressed file, by the first decoder that can."""
-    by_pydicom = can_decode(header.syntax) and header.syntax not in (JPEGLossless, JPEGLosslessSV1)
-    plugin = "pylibjpeg" if header.syntax in JPEG2000TransferSyntaxes else ""
-    if plugin and plugin not in get_decoder(UID(header.syntax)).available_plugins:
-        plugin = ""
+    there = list(get_decoder(UID(header.syntax)).available_plugins)
+    if header.syntax == JPEGExtended12Bit and header.integer("BitsStored") > 8 and "pillow" in there:
+        there.remove("pillow")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if by_pydicom and not (header.syntax == JPEGExtended12Bit and header.integer("BitsStored") > 8):
-                return np.asarray(pixel_array(header.path, raw=True, decoding_plugin=plugin))
-            return _by_gdcm(header)
+            if not there and header.syntax in GDCM:
+                return _by_gdcm(header)
+            plugin = next((p for p in PLUGINS if p in there), "")
+            return np.asarray(pixel_array(header.path, raw=True, decoding_plugin=plugin))
     except OSError as error:
         raise InputError("E-NOT-READABLE", f"cannot be read ({error.strerror})", file=header.path) from None
     except Exception as error:  # whatever damaged bytes make a decoder raise
