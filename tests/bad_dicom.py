@@ -561,7 +561,7 @@ CASES = (
     BadInput("JPEG 2000", "JPEG 2000", series(JPEG2000Lossless), None),
     BadInput("no decoder", "compression without a decoder (JPEG XL)", no_decoder, "E-DECODER"),
     BadInput("corrupt frame", "one JPEG 2000 frame overwritten", corrupt_frame, "E-CORRUPT"),
-    BadInput("no preamble", "data sets without the DICOM preamble", no_preamble, "E-NOT-DICOM"),
+    BadInput("no preamble", "data sets without the DICOM preamble", no_preamble, "E-NO-PREAMBLE"),
     BadInput("turned slice", "one slice turned by 0.25 degrees", turned_slice, "E-ORIENTATION"),
     BadInput("mosaic", "Siemens mosaic", mosaic, "E-MOSAIC"),
     BadInput("ZIP", "the series as a ZIP", archive, "E-FORMAT"),

@@ -31,15 +31,14 @@ def inspect_files(path: Path) -> Inspection:
     if path.is_file():
         return _inspect_images(path, [path]) if image_suffix(path) else inspect_series(find_series(path))
     files, listing = list(_below(path, DEPTH)), find_series(path)
-    dicom = bool(listing.series) or any(f.code != "E-NOT-DICOM" for f in listing.findings if f.severity == "error")
-    if dicom:  # pictures beside DICOM are previews
+    if not listing.empty:  # pictures beside DICOM are previews
         files = [file for file in files if image_suffix(file) not in PICTURE_SUFFIXES]
-    if not files and not dicom and all(Path(str(f.file)) == path for f in listing.findings):
+    if not files and listing.empty:
         raise ConfigError(f"no image in {path}; looked for DICOM and for files ending in {', '.join(SUFFIXES)}")
     if not files:
         return inspect_series(listing)
     images = _inspect_images(path, files)
-    if not dicom:
+    if listing.empty:
         return images
     series = inspect_series(listing)
     heading = f"{images.heading}\n{series.heading}"

@@ -106,7 +106,7 @@ class _Files:
         except NotDicom as error:
             if error.bare:
                 message = "no DICOM preamble before the data set"
-                self._doubt("E-NOT-DICOM", message, path, "if it is a scan, read it with force (--force)")
+                self._doubt("E-NO-PREAMBLE", message, path, "if it is a scan, read it with force (--force)")
             elif zipfile.is_zipfile(path):
                 self._other("ZIP archive", path)
             else:
