@@ -18,6 +18,7 @@ INTENSITIES = ("zscore", "ct", "range", "minmax_slices")
 labelled voxels of the training set and scaled by their mean and deviation. range: the type's range to 0..1.
 minmax_slices: each slice of the last axis to 0..1 (the published SegFormer3D recipe)."""
 KINDS = ("segmentation", "classification")
+DICOM_RULE = {"modality": str, "description": str, "without": str, "contrast": bool}
 
 
 def plain_name(name: str) -> str:
@@ -47,6 +48,8 @@ class Task:
         network: preset of ``medseg3d.networks`` the task is trained with.
         kind: ``segmentation`` or ``classification``.
         train: values for the keys of train.yaml that this task wants otherwise.
+        dicom: for channels, how their series is found in a DICOM study: ``modality``, and regular expressions that its
+            ``description`` matches and does not match (``without``), and whether ``contrast`` was given.
 
     Raises:
         ConfigError: where the values contradict each other.
@@ -66,6 +69,7 @@ class Task:
     network: str = "default"
     kind: str = "segmentation"
     train: Mapping[str, Any] = field(default_factory=dict)
+    dicom: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         def put(key: str, value: Any) -> None:
@@ -81,6 +85,7 @@ class Task:
             put("mirror_axes", tuple(index(a) for a in self.mirror_axes))
             put("write", {str(k): index(v) for k, v in self.write.items()} or {k: v[0] for k, v in self.labels.items()})
             put("train", dict(self.train))
+            put("dicom", {str(k): dict(v) for k, v in self.dicom.items()})
         except (AttributeError, TypeError, ValueError, IndexError) as error:
             raise ConfigError(
                 f"task {self.name!r}: a value has the wrong form ({error}); see configs/tasks for examples"
@@ -115,6 +120,7 @@ class Task:
             refuse(f"aliases name {unknown[0]!r}, which is no label; labels are {', '.join(self.labels)}")
         if unknown_ids := sorted(set(self.ids) - {0, *self.values}):
             refuse(f"ids name the value {unknown_ids[0]}, which no label holds; values are {self.values}")
+        self._check_dicom(refuse)
         labels = {name: (name, *self.aliases.get(name, ())) for name in self.labels}
         for what, names in (
             ("channel", {c: (c, *aliases) for c, aliases in self.channels.items()}),
@@ -126,6 +132,23 @@ class Task:
                 for alias in aliases:
                     if seen.setdefault(plain_name(alias), key) != key:
                         refuse(f"the name {alias!r} means both {what} {seen[plain_name(alias)]!r} and {key!r}")
+
+    def _check_dicom(self, refuse: Any) -> None:
+        for channel, rule in self.dicom.items():
+            if channel not in self.channels:
+                refuse(
+                    f"dicom has a rule for {channel!r}, which is no channel; channels are {', '.join(self.channels)}"
+                )
+            if unknown := sorted(set(rule) - set(DICOM_RULE)):
+                refuse(f"the dicom rule of {channel} has the key {unknown[0]!r}; known are {', '.join(DICOM_RULE)}")
+            for key, value in rule.items():
+                if not isinstance(value, DICOM_RULE[key]):
+                    refuse(f"the dicom rule of {channel} has {key}: {value!r}, which is no {DICOM_RULE[key].__name__}")
+            for key in ("description", "without"):
+                try:
+                    re.compile(rule.get(key, ""))
+                except re.error as error:
+                    refuse(f"the dicom rule of {channel} has {key}: {rule[key]!r}, no regular expression ({error})")
 
     def _check_painting(self, refuse: Any) -> None:
         """Painting a label map's regions must give a map with the same regions (DESIGN.md, decision 5)."""

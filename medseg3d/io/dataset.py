@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medseg3d.checks import Finding, some_names
+
+if TYPE_CHECKING:
+    from medseg3d.io.dicom_series import Series
 
 
 @dataclass(frozen=True)
@@ -16,10 +20,12 @@ class ChannelFile:
     Args:
         path: the file.
         index: the channel inside a file of several; None for a file of one.
+        series: for DICOM the series, whose first file ``path`` is.
     """
 
     path: Path
     index: int | None = None
+    series: Series | None = None
 
 
 @dataclass(frozen=True)
