@@ -19,7 +19,7 @@ from medseg3d.checks import ConfigError, InputError
 from medseg3d.inference.confidence import Calibration, Disagreement
 from medseg3d.inference.decode import decode_labels, decode_probabilities, full_logits, source_slabs
 from medseg3d.inference.memory import MemoryEstimate
-from medseg3d.inference.model import load_models
+from medseg3d.inference.model import TrainedModel, load_models
 from medseg3d.inference.precision import PRECISIONS, autocast_type, computes_bf16
 from medseg3d.inference.prediction import Prediction, Results
 from medseg3d.inference.setting import Setting, Wishes, choose
@@ -132,15 +132,20 @@ class Predictor:
         """
         directories = [directory] if isinstance(directory, (str, Path)) else list(directory)
         models = load_models(directories)
-        first = models[0]
         for name, model in zip(directories, models, strict=True):
             if model.phantom:
                 logger.warning("%s was trained on sample phantoms: it works on phantoms, and on no real scan", name)
+        return cls.from_models(models, **options)
+
+    @classmethod
+    def from_models(cls, models: Sequence[TrainedModel], **options: Any) -> Predictor:
+        """The same for models that ``load_models`` has read."""
+        first = models[0]
         given = {k: v for k, v in options.items() if v is not None}
         hashes = sorted(m.weights_sha256 for m in models)
         lines = dict.fromkeys(c for m in models for c in m.calibrations if c.models == len(models))
         fitting = tuple(c for c in lines if sorted(c.weights_sha256) == hashes)
-        if lines and not fitting:
+        if lines and not fitting and "calibrations" not in given:
             logger.warning("the calibration of the expected Dice belongs to other weights, and is not used")
         own = {"roi_size": first.roi_size, "overlap": first.overlap, "calibrations": fitting}
         return cls([m.network for m in models], first.task, first.preprocessing, **{**own, **given})

@@ -15,7 +15,7 @@ import yaml
 from medseg3d import bundle
 from medseg3d.checks import ConfigError, InputError
 from medseg3d.inference.confidence import LEAST_CASES, Calibration, fit_calibration
-from medseg3d.inference.model import TrainedModel, load_models, store_calibrations
+from medseg3d.inference.model import load_models, store_calibrations
 from medseg3d.inference.predictor import Predictor
 from medseg3d.inference.summary import SUMMARY_FILE
 from medseg3d.io.cases import Case, DataSet, read_image, read_label
@@ -120,13 +120,13 @@ def calibrate(run: str | Path | Sequence[str | Path], evaluation: Evaluation | N
     models = load_models(runs)
     weights = [model.weights_sha256 for model in models]
     cases = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(len(cases), MOST_CASES)).astype(int))]
-    plain = _predictor(models, tta=False)
+    plain = Predictor.from_models(models, calibrations=())
     if evaluation is None:
         known = expectations(plain, dataset, cases, compared=False)
     else:
         known = _from_files(Path(runs[0]) / "validation", evaluation)
     kinds = [(plain, False, known)]
-    members = plain if len(runs) > 1 else _predictor(models, tta=True)
+    members = plain if len(runs) > 1 else Predictor.from_models(models, calibrations=(), tta=True)
     if members.members > 1:
         logger.info("predicting %d validation cases once more, to calibrate their uncertainty", len(cases))
         kinds.append((members, True, expectations(members, dataset, cases, compared=True)))
@@ -140,12 +140,6 @@ def calibrate(run: str | Path | Sequence[str | Path], evaluation: Evaluation | N
         store_calibrations(runs[0], fitted)
         logger.info("the expected Dice is calibrated on %d validation cases", fitted[0].cases)
     return fitted
-
-
-def _predictor(models: Sequence[TrainedModel], *, tta: bool) -> Predictor:
-    first = models[0]
-    networks = [model.network for model in models]
-    return Predictor(networks, first.task, first.preprocessing, roi_size=first.roi_size, overlap=first.overlap, tta=tta)
 
 
 def _from_files(folder: Path, evaluation: Evaluation) -> Expectations:
