@@ -73,7 +73,8 @@ def find_dicom_cases(root: Path, task: Task, series: Sequence[str] = ()) -> Data
         words = ", ".join(f"{channel} <- series {s.number} ({s.identifier})" for channel, s in found.items())
         notes.append(f"{names[uid]}: {words}")
     if not cases:
-        first = next(iter(refused.values()))
+        reasons = list(refused.values())
+        first = next((f for f in reasons if f.code != "E-CHANNEL-MISSING"), reasons[0])
         raise InputError(first.code, first.message, file=first.file, fix=first.fix)
     rules = {c: f"series {wanted[c]}" if c in wanted else _rule_words(c, task) for c in task.channels}
     cases.sort(key=lambda c: c.name)
@@ -174,8 +175,5 @@ def _notes(listing: Listing, left_out: int) -> list[str]:
 
 
 def _rule_words(channel: str, task: Task) -> str:
-    rule = rule_of(channel, task)
-    return (
-        " ".join(f"{key} {value!r}" if isinstance(value, str) else f"{key} {value}" for key, value in rule.items())
-        or "any"
-    )
+    rule = {k: f"{v!r}" if k in ("description", "without") else f"{v}" for k, v in rule_of(channel, task).items()}
+    return " and ".join(f"{key} {value}" for key, value in rule.items()) or "any series"
