@@ -16,14 +16,29 @@ from medseg3d.io import find_cases, read_label, read_volume
 from medseg3d.io.images import SUFFIXES, image_suffix
 from medseg3d.io.rules import foreign_values, require_grid, require_one_channel
 from medseg3d.task import Task
-from medseg3d.volume import Volume
+from medseg3d.volume import Volume, joined, placed
 
 log = logging.getLogger(__name__)
 
 PROBABILITIES = "_probabilities"
 """What ``predict`` adds to the name of a case for the probabilities that it writes beside the labels."""
+SEG_SUFFIXES = (".seg.dcm", ".dcm", ".seg")
+"""That the name of a DICOM segmentation may end in; what it is, its content says."""
 T = TypeVar("T")
 Reader = Callable[[], Volume]
+
+
+@dataclass(frozen=True)
+class SegReader:
+    """Reads a DICOM segmentation, which may cover a part of its images alone, with the values of a task."""
+
+    path: Path
+    task: Task | None
+
+    def __call__(self) -> Volume:
+        from medseg3d.io.dicom_seg_reading import read_seg
+
+        return read_seg(self.path, task=self.task).labels
 
 
 @dataclass(frozen=True)
@@ -68,7 +83,8 @@ def find_pairs(
 
     Args:
         reference: a folder of label maps, or a data set as ``find_cases`` knows them (its ``labelsTr`` too), whose values
-            are then mapped to the task's.
+            are then mapped to the task's. Label maps may be DICOM segmentations, whose segments are mapped to the task's
+            labels; beside another file of the same name they are not read.
         prediction: a folder of label maps.
         task: what the values mean; without one ``reference`` is read as plain files, with the values in them.
         cases: names to take alone.
@@ -81,7 +97,7 @@ def find_pairs(
     """
     files = _label_files(prediction, "prediction")
     beside = {name for name in files if name.endswith(PROBABILITIES) and name.removesuffix(PROBABILITIES) in files}
-    predictions = {name: partial(_read, paths) for name, paths in files.items() if name not in beside}
+    predictions = {name: _reader(paths, task) for name, paths in files.items() if name not in beside}
     return match(_references(reference, task), predictions, cases)
 
 
@@ -92,7 +108,7 @@ def _references(folder: Path, task: Task | None) -> dict[str, Reader]:
     is_data_set = root.is_file() or (root / "dataset.json").is_file() or (folder / "labelsTr").is_dir()
     is_nested = folder.is_dir() and any(p.is_dir() for p in folder.iterdir()) and not any(map(_stem, folder.iterdir()))
     if task is None or (not is_data_set and not is_nested):
-        return {name: partial(_read, paths) for name, paths in _label_files(folder, "reference").items()}
+        return {name: _reader(paths, task) for name, paths in _label_files(folder, "reference").items()}
     data = find_cases(root, task, labels=True)
     log.info("%s", data.describe())
     return {case.name: partial(read_label, case, data, task, None) for case in data.cases}
@@ -106,14 +122,37 @@ def _label_files(folder: Path, what: str) -> dict[str, list[Path]]:
         if stem := _stem(path):
             files.setdefault(stem, []).append(path)
     if not files:
-        raise ConfigError(f"{what} folder {folder} holds no image; known are {', '.join(SUFFIXES)}")
+        raise ConfigError(
+            f"{what} folder {folder} holds no image; known are {', '.join(SUFFIXES)} and DICOM segmentations"
+        )
     return files
 
 
 def _stem(path: Path) -> str | None:
     """The file's name without its image suffix; None for other files."""
-    suffix = image_suffix(path)
-    return None if not suffix or path.name.startswith(".") or not path.is_file() else path.name[: -len(suffix)]
+    if path.name.startswith(".") or not path.is_file():
+        return None
+    if suffix := image_suffix(path):
+        return path.name[: -len(suffix)]
+    suffix = next((s for s in SEG_SUFFIXES if path.name.lower().endswith(s)), "")
+    return path.name[: len(path.name) - len(suffix)] if _is_seg(path) else None
+
+
+def _is_seg(path: Path) -> bool:
+    """Whether a file is a DICOM segmentation; pydicom is asked about DICOM files alone, as its import takes long."""
+    with path.open("rb") as file:
+        if file.read(132)[128:] != b"DICM":
+            return False
+    from medseg3d.io.dicom_seg_reading import is_seg
+
+    return is_seg(path)
+
+
+def _reader(paths: Sequence[Path], task: Task | None) -> Reader:
+    images = [path for path in paths if image_suffix(path)]
+    if len(images) != 1 and len(paths) > 1:
+        return partial(_read, paths)
+    return SegReader(paths[0], task) if not images else partial(_read, images)
 
 
 def _read(paths: Sequence[Path]) -> Volume:
@@ -129,13 +168,27 @@ def read_pair(reference: Reader, prediction: Reader, task: Task | None) -> tuple
     Raises:
         InputError: ``E-CHANNEL-COUNT``, ``E-DIMENSIONS``, ``E-GRID``, ``E-LABEL-VALUE``, or what reading them raises.
     """
-    pair = reference(), prediction()
+    pair = _on_one_grid((reference(), prediction()), (reference, prediction))
     for volume, what in zip(pair, ("the reference", "the prediction"), strict=True):
         require_one_channel(volume, what=what)
         if task is not None and (wrong := foreign_values(volume.data, (0, *task.values), task, what=what)) is not None:
             raise wrong
     require_grid(pair[1].grid, pair[0].grid, what="the prediction", than="the reference")
     return pair
+
+
+def _on_one_grid(pair: tuple[Volume, Volume], readers: tuple[Reader, Reader]) -> tuple[Volume, Volume]:
+    """Put DICOM segmentations, which leave planes without a label away, back where their voxels lie on the other's grid."""
+    is_seg = [isinstance(reader, SegReader) for reader in readers]
+    if not any(is_seg) or len(pair[0].shape) != len(pair[1].shape):
+        return pair
+    first, second = (volume.grid for volume in pair)
+    grid = joined(first, second) if all(is_seg) else second if is_seg[0] else first
+    try:
+        return placed(pair[0], grid), placed(pair[1], grid)
+    except ValueError as error:
+        message = f"the DICOM segmentation lies on other voxels than the label map it is compared with: {error}"
+        raise InputError("E-GRID", message, fix="compare label maps that were made on the same images") from None
 
 
 def class_pairs(reference: Path, prediction: Path, task: Task, cases: Collection[str] | None) -> Pairs[str]:
