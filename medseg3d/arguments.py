@@ -176,6 +176,12 @@ def _predict(sub: argparse.ArgumentParser) -> None:
         help="default windows; whole: one pass over the volume; auto: the cheaper",
     )
     add("--tta", action="store_true", help="average over the flips that the task's anatomy allows")
+    add(
+        "--missing",
+        action="append",
+        metavar="CHANNEL",
+        help="the scans lack this channel; for models trained with channel_dropout; may be repeated",
+    )
     add("--dense", action="store_true", help="full logits on the network grid before the way back, as MONAI does")
     add(
         "--roi",

@@ -125,6 +125,7 @@ def predict(options: argparse.Namespace) -> int:
             mode=options.mode,
             nonfinite=options.nonfinite,
             tta=options.tta or None,
+            missing=options.missing,
             max_ram=options.max_ram,
             max_vram=options.max_vram,
         )

@@ -17,7 +17,7 @@ LAYERS = (
     {"checks"},
     {"volume", "task", "interpolation"},
     {"io", "metrics", "networks"},
-    {"preprocessing", "augmentation", "download", "weights"},
+    {"preprocessing", "postprocessing", "augmentation", "download", "weights"},
     {"pairs", "inspection"},
     {"inference", "evaluation", "comparison"},
     {"bundle"},

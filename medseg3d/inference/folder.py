@@ -110,7 +110,7 @@ def predict_folder(
     output, root = Path(output), Path(input)
     refused: dict[str, Finding] = {}
     if cases is None:
-        data_set = find_cases(input, task, labels=False)
+        data_set = find_cases(input, task, labels=False, missing=predictor.missing)
         logger.info("%s", data_set.describe())
         cases, refused = data_set.cases, dict(data_set.refused)
     if not cases and not refused:
@@ -137,8 +137,9 @@ def predict_folder(
         _hints(model, root, output),
     )
     bar = tqdm(total=len(own), desc="predict", unit="case", disable=not (progress and sys.stderr.isatty()))
+    given = predictor.given.without_missing(task)
     batch = Batch(
-        predictor, task, output, origin, claims, result, kinds=kinds, overwrite=overwrite, finished=bar.update
+        predictor, given, output, origin, claims, result, kinds=kinds, overwrite=overwrite, finished=bar.update
     )
     try:
         with _terminable(), bar:

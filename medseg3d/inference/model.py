@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from medseg3d.checks import ConfigError, ModelError
 from medseg3d.inference.confidence import Calibration
 from medseg3d.io.atomic import atomic_write
 from medseg3d.io.digest import sha256_of
+from medseg3d.postprocessing import Cleaning, rules_as_dict, rules_from_dict
 from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task
 from medseg3d.weights import read_weights
@@ -25,6 +26,7 @@ WEIGHTS = (Path("models", "model.safetensors"), Path("models", "model.pt"))
 SECTION = "medseg3d"
 CALIBRATIONS = "calibrations"
 """Key below ``inference``: what is known of a model and changes none of its results."""
+POSTPROCESSING = "postprocessing"
 KEYS = ("task", "network", "preprocessing", "inference")
 
 
@@ -41,6 +43,8 @@ class TrainedModel:
         phantom: whether it was trained on the sample phantoms, so that it knows no real scan.
         weights_sha256: hash of the file of weights.
         calibrations: of the Dice to expect, fitted on validation cases, for these weights or for ensembles with them.
+        postprocessing: what is done to each label of a finished map, as cross-validation chose it.
+        channel_dropout: part of the training samples that each channel was missing from; above 0 it can do without one.
     """
 
     network: nn.Module
@@ -51,6 +55,8 @@ class TrainedModel:
     phantom: bool
     weights_sha256: str
     calibrations: tuple[Calibration, ...] = ()
+    postprocessing: Mapping[str, Cleaning] = field(default_factory=dict)
+    channel_dropout: float = 0.0
 
 
 def load_model(directory: str | Path) -> TrainedModel:
@@ -72,6 +78,8 @@ def load_model(directory: str | Path) -> TrainedModel:
         roi_size = tuple(int(n) for n in section["inference"].get("roi_size", task.patch_size))
         overlap = float(section["inference"].get("overlap", 0.5))
         calibrations = tuple(map(Calibration.from_dict, section["inference"].get(CALIBRATIONS, ())))
+        postprocessing = rules_from_dict(section["inference"].get(POSTPROCESSING, {}), task)
+        channel_dropout = float(section["inference"].get("channel_dropout", 0.0))
     except (AttributeError, ConfigError, TypeError, ValueError) as error:
         raise ModelError(f"{directory / METADATA}: {error}; this is no model that this version can use") from None
     for key, wanted in (("in_channels", task.in_channels), ("out_channels", task.out_channels)):
@@ -83,7 +91,18 @@ def load_model(directory: str | Path) -> TrainedModel:
     path = weights_file(directory)
     _load_weights(network, read_weights(path), path)
     phantom = bool(section.get("phantom", False))
-    return TrainedModel(network.eval(), task, preprocessing, roi_size, overlap, phantom, sha256_of(path), calibrations)
+    return TrainedModel(
+        network.eval(),
+        task,
+        preprocessing,
+        roi_size,
+        overlap,
+        phantom,
+        sha256_of(path),
+        calibrations,
+        postprocessing,
+        channel_dropout,
+    )
 
 
 def weights_file(directory: Path) -> Path:
@@ -127,6 +146,15 @@ def load_models(directories: Sequence[str | Path]) -> list[TrainedModel]:
                 "ensemble must agree"
             )
     return models
+
+
+def store_postprocessing(directory: str | Path, rules: Mapping[str, Cleaning]) -> None:
+    """Write what is done to finished label maps into a model's metadata, in place of what it says."""
+    path = Path(directory) / METADATA
+    section = _read_metadata(path)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values[SECTION] = {**section, "inference": {**section["inference"], POSTPROCESSING: rules_as_dict(rules)}}
+    atomic_write(path, json.dumps(values, indent=2) + "\n")
 
 
 def store_calibrations(directory: str | Path, calibrations: Sequence[Calibration]) -> None:

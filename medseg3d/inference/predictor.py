@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medseg3d.checks import ConfigError, InputError
+from medseg3d.inference.channels import GivenChannels
 from medseg3d.inference.confidence import Calibration, Disagreement
 from medseg3d.inference.decode import decode_labels, decode_probabilities, full_logits, source_slabs
 from medseg3d.inference.memory import MemoryEstimate
@@ -26,6 +27,7 @@ from medseg3d.inference.setting import Setting, Wishes, choose
 from medseg3d.inference.windows import SIZE_MULTIPLE, EmptyWindows, background_of, blended_rows, joined
 from medseg3d.networks.folding import folded
 from medseg3d.networks.segformer import SegFormer
+from medseg3d.postprocessing import Cleaning, Labels, clean
 from medseg3d.preprocessing import NetworkGrid, Preprocessing
 from medseg3d.task import Task
 from medseg3d.volume import Volume
@@ -58,6 +60,9 @@ class Predictor:
         workers: windows computed at a time on a processor; default one per thread, up to 8.
         max_ram, max_vram: budgets in GB (10^9 bytes) for the process and the GPU.
         calibrations: of the expected Dice; the one for this kind of prediction counts.
+        postprocessing: by label, what is done to a finished map.
+        missing: channels that the volumes lack; only for networks trained with ``channel_dropout``.
+        channel_dropout: that of the training.
 
     Raises:
         ConfigError: for an option that cannot be.
@@ -82,6 +87,9 @@ class Predictor:
         max_ram: float | None = None,
         max_vram: float | None = None,
         calibrations: Sequence[Calibration] = (),
+        postprocessing: Mapping[str, Cleaning] | None = None,
+        missing: Sequence[str] = (),
+        channel_dropout: float = 0.0,
     ) -> None:
         networks = [network] if isinstance(network, nn.Module) else list(network)
         if not networks:
@@ -96,6 +104,9 @@ class Predictor:
         self.mode = "windows" if dense else mode
         self.skip_empty = skip_empty and not dense
         self.calibrations = tuple(calibrations)
+        self.postprocessing = dict(postprocessing or {})
+        self.given = GivenChannels(task, preprocessing, missing, channel_dropout)
+        self.missing = self.given.missing
         if not 0 <= overlap < 1:
             raise ConfigError(f"overlap {overlap} must be at least 0 and below 1")
         if len(self.roi_size) != task.spatial_dims or min(self.roi_size) < 1:
@@ -147,7 +158,10 @@ class Predictor:
         fitting = tuple(c for c in lines if sorted(c.weights_sha256) == hashes)
         if lines and not fitting and "calibrations" not in given:
             logger.warning("the calibration of the expected Dice belongs to other weights, and is not used")
-        own = {"roi_size": first.roi_size, "overlap": first.overlap, "calibrations": fitting}
+        own: dict[str, Any] = {"roi_size": first.roi_size, "overlap": first.overlap, "calibrations": fitting}
+        if all(m.postprocessing == first.postprocessing for m in models):
+            own["postprocessing"] = first.postprocessing
+        own["channel_dropout"] = min(m.channel_dropout for m in models)
         return cls([m.network for m in models], first.task, first.preprocessing, **{**own, **given})
 
     @property
@@ -216,7 +230,7 @@ class Predictor:
         label_dice = compared.expected_dice()
         raw = sum(label_dice.values()) / len(label_dice) if label_dice else None
         return Prediction(
-            labels=volume.with_data(results.labels[None]),
+            labels=volume.with_data(self._cleaned(results.labels, volume)[None]),
             probabilities=None if results.probabilities is None else volume.with_data(results.probabilities),
             uncertainty=None if results.uncertainty is None else volume.with_data(results.uncertainty[None]),
             label_dice=label_dice,
@@ -273,7 +287,7 @@ class Predictor:
 
     def labels_from(self, volume: Volume, coarse: Tensor, grid: NetworkGrid) -> Volume:
         """The label map that ``logits`` of a volume mean."""
-        return volume.with_data(decode_labels(*self._to_decode(coarse, grid), self.task)[None])
+        return volume.with_data(self._cleaned(decode_labels(*self._to_decode(coarse, grid), self.task), volume)[None])
 
     def probabilities_from(self, volume: Volume, coarse: Tensor, grid: NetworkGrid) -> Volume:
         """The probabilities that ``logits`` of a volume mean."""
@@ -284,7 +298,7 @@ class Predictor:
         """Probability of each of the task's labels for the whole image; the mean of an ensemble's."""
         self._refuse_kind("classification")
         grid = self._grid(volume)
-        image = self.preprocessing.tensor(volume, grid).to(self.device)
+        image = self.given.tensor(volume, grid).to(self.device)
         least = int(getattr(self.networks[0], "size_multiple", SIZE_MULTIPLE[self.task.spatial_dims]))
         missing = [max(least - n, 0) for n in image.shape[1:]]
         image = F.pad(image, [p for m in reversed(missing) for p in (0, m)])[None]
@@ -296,14 +310,18 @@ class Predictor:
         return dict(zip(self.task.labels, torch.stack(shares).mean(0).tolist(), strict=True))
 
     def _grid(self, volume: Volume) -> NetworkGrid:
-        if volume.channels != self.task.in_channels:
+        wanted = self.given.task
+        if volume.channels != wanted.in_channels:
             raise InputError(
                 "E-CHANNEL-COUNT",
-                f"{volume.channels} channels, and task {self.task.name!r} needs {self.task.in_channels} "
-                f"({', '.join(self.task.channels)})",
+                f"{volume.channels} channels, and task {wanted.name!r} needs {wanted.in_channels} "
+                f"({', '.join(wanted.channels)})",
                 fix="give the channels that the model was trained with, in this order",
             )
-        return self.preprocessing.plan(volume)
+        return self.given.preprocessing.plan(volume)
+
+    def _cleaned(self, labels: Labels, volume: Volume) -> Labels:
+        return clean(labels, self.postprocessing, self.task, volume.spacing_mm)
 
     def _setting(self, grid: NetworkGrid, *, apart: bool = False, extra_outputs: int = 0) -> Setting:
         setting = choose(
@@ -324,7 +342,7 @@ class Predictor:
     def _image(self, volume: Volume, grid: NetworkGrid, setting: Setting) -> tuple[Tensor, EmptyWindows]:
         """The image as the networks take it, where they take it from, and which of its windows are empty."""
         dtype = self.autocast if self._cast_weights and self.autocast else torch.float32
-        image = self.preprocessing.tensor(volume, grid, dtype)
+        image = self.given.tensor(volume, grid, dtype)
         empty = EmptyWindows()
         if self.skip_empty:
             logits = np.full(self.task.out_channels, SURELY_NOT)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,14 @@ __all__ = ["Case", "ChannelFile", "DataSet", "find_cases", "read_image", "read_l
 UNMAPPED = np.iinfo(np.int32).max
 
 
-def find_cases(root: str | Path, task: Task, *, labels: bool, csv: str | Path | None = None) -> DataSet:
+def find_cases(
+    root: str | Path,
+    task: Task,
+    *,
+    labels: bool,
+    csv: str | Path | None = None,
+    missing: Collection[str] = (),
+) -> DataSet:
     """Find the cases of a data set and match its names to the task's.
 
     Known are MSD and nnU-Net (``dataset.json``), BraTS of every year and other data with a folder per case, two folders
@@ -53,19 +61,21 @@ def find_cases(root: str | Path, task: Task, *, labels: bool, csv: str | Path | 
         task: what channels and labels are called.
         labels: whether labels (or classes) are needed: for training and evaluation, not for prediction.
         csv: a table of the cases; its paths are relative to it.
+        missing: channels of the task that need not be there; the cases found have the others.
 
     Raises:
         ConfigError: where there is nothing to be found; the message says what was looked for.
         InputError: where names are missing, unknown or ambiguous, or files are missing.
     """
     root = Path(root)
+    given = replace(task, channels={c: aliases for c, aliases in task.channels.items() if c not in missing})
     if csv is not None or root.suffix.lower() == ".csv":
         file = root if csv is None else Path(csv)
-        parts, left_out = read_table(file, task, labels)
+        parts, left_out = read_table(file, given, labels)
         notes = [f"column {c!r} is not used" for c in left_out]
-        return _data_set(file, "CSV", parts, task, _names_near(file.parent), labels=labels, notes=notes)
+        return _data_set(file, "CSV", parts, given, _names_near(file.parent), labels=labels, notes=notes)
     if root.is_file() and not labels:
-        return _data_set(root, "one image", flat([root], task, None), task, _names_near(root.parent), labels=False)
+        return _data_set(root, "one image", flat([root], task, None), given, _names_near(root.parent), labels=False)
     if not root.is_dir():
         raise ConfigError(f"{root} is no folder; give a folder of scans" + ("" if labels else ", or one image"))
     if task.kind == "classification" and labels:
@@ -73,7 +83,7 @@ def find_cases(root: str | Path, task: Task, *, labels: bool, csv: str | Path | 
     names = _names_near(root)
     if labels:
         return _labelled(root, task, names)
-    return _unlabelled(root, task, names)
+    return _unlabelled(root, task, given, names)
 
 
 def _names_near(folder: Path) -> Names | None:
@@ -107,18 +117,18 @@ def _labelled(root: Path, task: Task, names: Names | None) -> DataSet:
     raise _nothing(root, labels=True)
 
 
-def _unlabelled(root: Path, task: Task, names: Names | None) -> DataSet:
+def _unlabelled(root: Path, task: Task, given: Task, names: Names | None) -> DataSet:
     for folder in (subfolder(root, ("imagests",)), subfolder(root, IMAGE_FOLDERS)):
         if folder is not None and (files := image_files(folder)):
             notes = [f"the images in {folder.name}/ are taken"]
-            return _data_set(root, folder.name, flat(files, task, names), task, names, labels=False, notes=notes)
+            return _data_set(root, folder.name, flat(files, task, names), given, names, labels=False, notes=notes)
     if files := image_files(root):
-        return _data_set(root, "one folder", flat(files, task, names), task, names, labels=False)
+        return _data_set(root, "one folder", flat(files, task, names), given, names, labels=False)
     if task.kind == "classification" and (parts := class_folders(root, task, False)):
-        return _data_set(root, "folders of images", parts, task, names, labels=False)
+        return _data_set(root, "folders of images", parts, given, names, labels=False)
     if folders := case_folders(root):
         parts, _ = nested(folders, task)
-        return _data_set(root, "a folder per case", parts, task, names, labels=False)
+        return _data_set(root, "a folder per case", parts, given, names, labels=False)
     raise _nothing(root, labels=False)
 
 
