@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 KEYS = {
     "network": {"fp32_speedup", "bf16_speedup", "train_speedup", "max_relative_error"},
     "startup": {"help_seconds", "predict_over_import_torch_s"},
+    "expected_dice": {"brats_expected_dice_s", "ct_expected_dice_s"},
     "triage": {"cases", "worst_5_in_first_10_flips", "mean_error_flips"},
 }
 
