@@ -4,8 +4,7 @@
 
 Each side lives in a process of its own; the sides of a scene take turns. Theirs: monai.inferers.sliding_window_inference (Gaussian,
 overlap 0.5, float32, batches of 4 windows as in SegFormer3D's released validation), then argmax or threshold on the source grid.
-Both begin with the same scan in memory and end with labels on its grid; no window is skipped. theirs_large_pages: the same with the
-large memory pages that importing medseg3d asks torch for. RUN: see benchmarks/published.py;
+Both begin with the same scan in memory and end with labels on its grid; no window is skipped. RUN: see benchmarks/published.py;
 without one the weights are random, and the agreement says nothing. Ratios are theirs / ours, larger is better.
 """
 
@@ -27,7 +26,6 @@ from benchmarks.measure import interleaved, machine
 from benchmarks.predict_side import Scene
 
 PAIRS = ("brats", "ct", "ct_resampled")
-OURS = ("fp32", "bf16", "whole_bf16")
 NAMES = (*PAIRS, "whole_body", "defaults", "growth")
 
 
@@ -208,7 +206,7 @@ def main() -> None:
     found = scenes(options)
     for name in options.only:
         if name in PAIRS:
-            sides = ("theirs", "theirs_large_pages", *OURS) if name == "brats" else ("theirs", "bf16")
+            sides = ("theirs", "fp32", "bf16", "whole_bf16") if name == "brats" else ("theirs", "bf16")
             new = compare(name, found[name], sides, repeats, options.sw_batch_size)
         elif name == "whole_body":
             new = alone(name, "bf16", found[name])

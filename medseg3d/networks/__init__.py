@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,10 +24,6 @@ __all__ = [
     "segformer",
     "segformer3d",
 ]
-# Activations come and go by the megabyte, and having the system map them by pages of 4 kB can cost more time than computing them.
-# Torch reads this with its first large tensor; where the system has no large pages it changes nothing.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
 NETWORKS = ("segformer", "segformer_classifier", "mix_transformer", "segformer3d", *SIZES)
 
 

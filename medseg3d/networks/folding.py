@@ -52,14 +52,33 @@ def folded(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
 
 
 class FoldedEmbedding(nn.Module):
-    """``PatchEmbedding``, which takes images of any floating type."""
+    """``PatchEmbedding`` slab by slab along the first axis; it takes images of any floating type.
+
+    What a convolution makes of its input, another type or another memory order, exists for one slab only.
+    """
 
     def __init__(self, embed: PatchEmbedding) -> None:
         super().__init__()
         self.proj, self.norm = embed.proj, embed.norm
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(channels_last(self.proj(x.to(self.proj.weight.dtype))))
+        conv: Any = self.proj
+        (stride, *_), (half, *others) = conv.stride, conv.padding
+        convolve = F.conv3d if x.ndim == 5 else F.conv2d
+        depth = x.shape[2]
+        total = (depth - 1) // stride + 1
+        row_bytes = x[:, :, 0].numel() * conv.weight.element_size()
+        rows = total if x.is_cuda else max(1, SLAB_BYTES // (stride * row_bytes))
+        slabs = []
+        for start in range(0, total, rows):
+            first, last = start * stride - half, (min(start + rows, total) - 1) * stride + half + 1
+            slab = x[:, :, max(first, 0) : last].to(conv.weight.dtype)
+            beyond = (max(-first, 0), max(last - depth, 0))
+            if any(beyond):
+                slab = F.pad(slab, [*[0] * 2 * len(others), *beyond])
+            slab = convolve(slab, conv.weight, conv.bias, conv.stride, (0, *others))
+            slabs.append(self.norm(channels_last(slab)))
+        return slabs[0] if len(slabs) == 1 else torch.cat(slabs, dim=1)
 
 
 class FoldedAttention(nn.Module):
