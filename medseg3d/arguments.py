@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d import __version__
+from medseg3d.checks import ConfigError
 
 DESCRIPTION = """Segmentation of medical volumes with SegFormer.
 
@@ -138,6 +139,23 @@ def _train(sub: argparse.ArgumentParser) -> None:
     add("--max-time", type=seconds, metavar="TIME", help="length of the training as 90s, 30m or 1h30m")
     add("--set", type=setting, action="append", default=[], metavar="KEY=VALUE", help="change a key of train.yaml")
     add("--resume", action="store_true", help="go on where the run directory's last checkpoint stands")
+    add("--fine-tune", type=Path, metavar="RUN", help="begin with the weights of this run directory")
+    add("--folds", type=int, metavar="N", help="cross-validation: a run directory per fold in the output folder")
+    add("--fold", type=int, metavar="K", help="train this fold alone (from 1), for several machines")
+    add("--group-by", metavar="COLUMN", help="cases with the same value stay in one fold; default: patients, by name")
+    add("--group-csv", type=Path, metavar="FILE", help="table with columns 'case' and COLUMN")
+    add("--cache", type=Path, metavar="FOLDER", help="keep prepared cases here, for other runs too")
+    add("--logger", choices=("mlflow", "wandb"), help="send the numbers there, too")
+    add("--compile", action="store_true", help="torch.compile the network")
+
+
+def train_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the options of ``train`` change, by the keys of train.yaml."""
+    if options.folds is None and (options.fold or options.group_by or options.group_csv):
+        raise ConfigError("--fold, --group-by and --group-csv belong to a cross-validation; give --folds N, too")
+    flags = {"fine_tune": options.fine_tune, "cache": options.cache, "logger": options.logger}
+    flags |= {"compile": options.compile or None}
+    return {**dict(options.set), **{k: str(v) if isinstance(v, Path) else v for k, v in flags.items() if v is not None}}
 
 
 def _published(sub: argparse.ArgumentParser) -> None:
@@ -160,7 +178,21 @@ def _predict(sub: argparse.ArgumentParser) -> None:
         help="run directory of a training, or published weights with --task; given several times, an ensemble",
     )
     _published(sub)
-    add("-i", "--input", type=Path, required=True, metavar="FOLDER", help="folder of scans, or one file")
+    add(
+        "-i",
+        "--input",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder of scans or DICOM studies, or one file",
+    )
+    add(
+        "--series",
+        action="append",
+        default=[],
+        metavar="[CHANNEL=]NUMBER",
+        help="DICOM series, as medseg3d info numbers them, instead of what the task's rules find; may be repeated",
+    )
     add("-o", "--output", type=Path, required=True, metavar="FOLDER")
     add("--probabilities", action="store_true", help="write the probabilities of every label, too")
     add(
@@ -192,7 +224,9 @@ def _predict(sub: argparse.ArgumentParser) -> None:
     add("--overlap", type=float, help="of neighbouring windows, 0 to below 1; default: the model's")
     add("--precision", choices=("auto", "bf16", "float32"), default="auto")
     add("--device", help="cpu, cuda or cuda:N; default: a GPU where there is one")
-    add("--nonfinite", choices=("error", "zero"), default="error", help="voxels that are NaN or infinite; default error")
+    add(
+        "--nonfinite", choices=("error", "zero"), default="error", help="voxels that are NaN or infinite; default error"
+    )
     add("--max-ram", type=float, metavar="GB", help="keep the process below this, or refuse and say what would fit")
     add("--max-vram", type=float, metavar="GB", help="the same for the GPU's memory")
     _json(sub)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg3d.arguments import build_parser
+from medseg3d.arguments import build_parser, train_settings
 from medseg3d.checks import ConfigError, InputError, MedSegError
 
 OK, UNEXPECTED, SOME_FAILED, ALL_FAILED, INTERRUPTED = 0, 1, 3, 4, 130
@@ -75,18 +75,23 @@ def check(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     """Train a network, segment the validation cases and score them."""
     from medseg3d.report import write_report
+    from medseg3d.training.processes import Processes
     from medseg3d.training.run import train as run_training
     from medseg3d.training.run import validate
 
+    if options.folds is not None:
+        return _train_folds(options)
     run = run_training(
         options.task,
         options.data,
         options.output,
-        overrides=dict(options.set),
+        overrides=train_settings(options),
         epochs=options.epochs,
         max_time_s=options.max_time,
         resume=options.resume,
     )
+    if not Processes.leave().first:
+        return OK
     evaluation = validate(run)
     if evaluation is not None:
         phantom = " (phantoms, not patients)" if options.data is None else ""
@@ -103,6 +108,44 @@ def train(options: argparse.Namespace) -> int:
     return OK
 
 
+def _train_folds(options: argparse.Namespace) -> int:
+    """The folds of a cross-validation, or one of them."""
+    from medseg3d.report import write_report
+    from medseg3d.training.crossval import cross_validate
+    from medseg3d.training.processes import Processes
+
+    found = cross_validate(
+        options.task,
+        options.data,
+        options.output,
+        folds=options.folds,
+        fold=options.fold,
+        group_by=options.group_by,
+        group_csv=options.group_csv,
+        overrides=train_settings(options),
+        epochs=options.epochs,
+        max_time_s=options.max_time,
+    )
+    if not Processes.leave().first:
+        return OK
+    if found.evaluation is None:
+        left = ", ".join(map(str, found.open))
+        print(
+            f"folds left: {left}; the same command without --fold trains them, with --fold K one of them, on any machine"
+        )
+        return OK
+    phantom = " (phantoms, not patients)" if options.data is None else ""
+    print(f"\nevery case by the network that did not see it{phantom}:\n{found.evaluation.table()}\n")
+    for label, chosen in found.rules.items():
+        print(f"cleaning of {label}: {chosen.rule}" + (f" (Dice {chosen.before:.4f} before)" if chosen.rule else ""))
+    print(f"scores:        {found.folder / 'summary.json'}, per_case.csv, cross_validation.json")
+    report = write_report(found.folder, found.folder / "report.html", data=found.data, prediction=found.predictions)
+    print(f"report:        {report}  (open it in a browser)")
+    models = " ".join(f"--model {run}" for run in found.runs)
+    print(f"next, new scans by all folds together: medseg3d predict {models} -i FOLDER -o FOLDER")
+    return OK
+
+
 def predict(options: argparse.Namespace) -> int:
     """Segment every case of a folder; labels lie on each scan's own grid."""
     from medseg3d.inference.folder import predict_folder
@@ -113,6 +156,7 @@ def predict(options: argparse.Namespace) -> int:
             models,
             options.input,
             options.output,
+            series=options.series,
             probabilities=options.probabilities,
             uncertainty=options.uncertainty,
             overwrite=options.overwrite,

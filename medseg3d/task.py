@@ -135,10 +135,6 @@ class Task:
 
     def _check_dicom(self, refuse: Any) -> None:
         for channel, rule in self.dicom.items():
-            if channel not in self.channels:
-                refuse(
-                    f"dicom has a rule for {channel!r}, which is no channel; channels are {', '.join(self.channels)}"
-                )
             if unknown := sorted(set(rule) - set(DICOM_RULE)):
                 refuse(f"the dicom rule of {channel} has the key {unknown[0]!r}; known are {', '.join(DICOM_RULE)}")
             for key, value in rule.items():
@@ -267,4 +263,10 @@ def load_task(name: str | Path) -> Task:
         raise ConfigError(f"task file {path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"task file {path} holds no mapping; see configs/tasks for examples")
-    return Task.from_dict(values)
+    task = Task.from_dict(values)
+    if unknown := sorted(set(task.dicom) - set(task.channels)):  # of a task in memory, channels may be taken away
+        known = ", ".join(task.channels)
+        raise ConfigError(
+            f"task {task.name!r}: dicom has a rule for {unknown[0]!r}, which is none of its channels: {known}"
+        )
+    return task

@@ -41,6 +41,7 @@ def predict_folder(
     *,
     task: Task | None = None,
     cases: Sequence[Case] | None = None,
+    series: Sequence[str] = (),
     probabilities: bool = False,
     uncertainty: bool = False,
     overwrite: bool = False,
@@ -73,6 +74,7 @@ def predict_folder(
         output: folder to write to; made where it is missing.
         task: whose channel names the scans go by, if not those of the model's task.
         cases: predict these, and look for none in ``input``.
+        series: of DICOM, ``NUMBER`` or ``CHANNEL=NUMBER``: these series, instead of what the task's rules find.
         probabilities: write probabilities too.
         uncertainty: write where the models of an ensemble disagree; of one model, where its flips do (``tta``, which this
             switches on).
@@ -110,7 +112,7 @@ def predict_folder(
     output, root = Path(output), Path(input)
     refused: dict[str, Finding] = {}
     if cases is None:
-        data_set = find_cases(input, task, labels=False, missing=predictor.missing)
+        data_set = find_cases(input, task, labels=False, missing=predictor.missing, series=series)
         logger.info("%s", data_set.describe())
         cases, refused = data_set.cases, dict(data_set.refused)
     if not cases and not refused:

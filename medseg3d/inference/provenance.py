@@ -20,7 +20,7 @@ from medseg3d.checks import Finding, ModelError
 from medseg3d.inference.model import CALIBRATIONS, METADATA, SECTION, weights_file
 from medseg3d.inference.predictor import Predictor
 from medseg3d.io.dataset import Case
-from medseg3d.io.digest import sha256_of
+from medseg3d.io.digest import sha256_of, sha256_of_channel
 from medseg3d.task import Task
 
 NEUTRAL_OPTIONS = {"device", "batch_size", "workers", "max_ram", "max_vram", "calibrations"}
@@ -32,12 +32,23 @@ ABSOLUTE_PATH = re.compile(r"(?<![\w.~/\\])(?:/|[A-Za-z]:[\\/])(?:[^\s/\\:;,'\"(
 
 
 def inputs_of(case: Case, task: Task, root: Path) -> list[dict[str, Any]]:
-    """For each channel its file (relative to ``root``), the channel inside the file, and the hash of the file."""
-    hashes = {path: sha256_of(path) for path in dict.fromkeys(f.path for f in case.images)}
-    return [
-        {"channel": channel, "file": relative_name(f.path, root), "index": f.index, "sha256": hashes[f.path]}
-        for channel, f in zip(task.channels, case.images, strict=False)
-    ]
+    """For each channel its file (relative to ``root``), the channel inside the file, and the hash of the file.
+
+    Of a DICOM series it is the first file, and the hash is that of all.
+    """
+    hashes = {f.path: sha256_of_channel(f) for f in {f.path: f for f in case.images}.values()}
+    entries: list[dict[str, Any]] = []
+    for channel, f in zip(task.channels, case.images, strict=False):
+        entry: dict[str, Any] = {
+            "channel": channel,
+            "file": relative_name(f.path, root),
+            "index": f.index,
+            "sha256": hashes[f.path],
+        }
+        if f.series is not None:
+            entry["series"] = {"id": f.series.identifier, "files": len(f.series.files)}
+        entries.append(entry)
+    return entries
 
 
 def models_of(model: Model) -> list[dict[str, Any]]:

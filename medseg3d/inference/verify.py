@@ -15,7 +15,7 @@ from medseg3d.inference.predictor import Predictor
 from medseg3d.inference.provenance import Model, models_of, versions
 from medseg3d.inference.sidecar import DONE, damage, read_sidecar, sidecar_path
 from medseg3d.io.cases import Case, ChannelFile, read_image
-from medseg3d.io.digest import sha256_of
+from medseg3d.io.digest import sha256_of_channel
 from medseg3d.io.images import read_volume
 
 logger = logging.getLogger(__name__)
@@ -179,8 +179,14 @@ def _case(sidecar: Mapping[str, Any], root: Path) -> Case:
         if name.is_absolute() or ".." in name.parts:
             raise ConfigError(f"input {entry['file']!r} of the sidecar lies outside of the input folder")
         place = root / name if root.is_dir() else root
-        if sha256_of(place) != entry["sha256"]:
+        series = None
+        if "series" in entry:
+            from medseg3d.io.dicom_cases import series_of_file
+
+            series = series_of_file(place)
+        file = ChannelFile(place, entry["index"], series)
+        if sha256_of_channel(file) != entry["sha256"]:
             message = "not the input that the file was made from: its sha256 is another"
             raise InputError("E-CHANGED", message, file=place, fix="give the folder with the original inputs")
-        files.append(ChannelFile(place, entry["index"]))
+        files.append(file)
     return Case(str(sidecar["case"]), tuple(files))

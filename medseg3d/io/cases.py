@@ -11,6 +11,7 @@ import numpy as np
 from medseg3d.checks import ConfigError, Finding, InputError, some_names
 from medseg3d.io.channels import resolve
 from medseg3d.io.dataset import Case, ChannelFile, DataSet
+from medseg3d.io.dicom_magic import is_dicom_data
 from medseg3d.io.images import PICTURE_SUFFIXES, SUFFIXES, image_suffix, read_volume
 from medseg3d.io.layouts import (
     IMAGE_FOLDERS,
@@ -45,13 +46,14 @@ def find_cases(
     labels: bool,
     csv: str | Path | None = None,
     missing: Collection[str] = (),
+    series: Sequence[str] = (),
 ) -> DataSet:
     """Find the cases of a data set and match its names to the task's.
 
     Known are MSD and nnU-Net (``dataset.json``), BraTS of every year and other data with a folder per case, two folders
     ``images/`` and ``labels/``, a CSV, one folder per class for classification, and without labels any folder of images
-    or one image. Where a ``dataset.json`` lies in the folder (or above it), its names of channels and labels count in
-    every layout; without one, label values are the task's own.
+    or of DICOM studies, or one image. Where a ``dataset.json`` lies in the folder (or above it), its names of channels
+    and labels count in every layout; without one, label values are the task's own.
 
     As in nnU-Net, an image of ``training`` or ``imagesTr`` without a label is an error. In the other layouts it is left
     out with a note, as long as others have theirs. Labels without an image are left out with a note.
@@ -62,6 +64,7 @@ def find_cases(
         labels: whether labels (or classes) are needed: for training and evaluation, not for prediction.
         csv: a table of the cases; its paths are relative to it.
         missing: channels of the task that need not be there; the cases found have the others.
+        series: DICOM series for channels, instead of the task's rules: ``NUMBER`` or ``CHANNEL=NUMBER``.
 
     Raises:
         ConfigError: where there is nothing to be found; the message says what was looked for.
@@ -74,6 +77,12 @@ def find_cases(
         parts, left_out = read_table(file, given, labels)
         notes = [f"column {c!r} is not used" for c in left_out]
         return _data_set(file, "CSV", parts, given, _names_near(file.parent), labels=labels, notes=notes)
+    if not labels and task.spatial_dims == 3 and is_dicom_data(root):
+        from medseg3d.io.dicom_cases import find_dicom_cases  # pydicom is loaded where there is DICOM
+
+        return find_dicom_cases(root, given, series)
+    if series:
+        raise ConfigError(f"a series is chosen ({', '.join(series)}), but {root} is no folder of DICOM")
     if root.is_file() and not labels:
         return _data_set(root, "one image", flat([root], task, None), given, _names_near(root.parent), labels=False)
     if not root.is_dir():
@@ -133,7 +142,9 @@ def _unlabelled(root: Path, task: Task, given: Task, names: Names | None) -> Dat
 
 
 def _nothing(root: Path, *, labels: bool) -> ConfigError:
-    looked = "a dataset.json (MSD, nnU-Net), images/ and labels/, a folder per case (BraTS)" if labels else "images"
+    looked = (
+        "a dataset.json (MSD, nnU-Net), images/ and labels/, a folder per case (BraTS)" if labels else "images, DICOM"
+    )
     return ConfigError(f"no cases in {root}; looked for {looked}, files ending in {', '.join(SUFFIXES)}, or give a CSV")
 
 
@@ -215,6 +226,10 @@ def read_image(case: Case, task: Task, *, nonfinite: NonFinite = "error") -> Vol
     Raises:
         InputError: where a file is damaged, has other axes or channels, or lies on another grid than the first.
     """
+    if any(f.series is not None for f in case.images):
+        from medseg3d.io.dicom_cases import read_dicom_channels
+
+        return stack_channels(case, task, read_dicom_channels(case))
     volumes = {path: read_volume(path, nonfinite=nonfinite) for path in dict.fromkeys(f.path for f in case.images)}
     return stack_channels(case, task, volumes)
 

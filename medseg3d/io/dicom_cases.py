@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,26 +14,8 @@ from medseg3d.io.dataset import Case, ChannelFile, DataSet
 from medseg3d.io.dicom import find_series, read_series
 from medseg3d.io.dicom_rules import is_meant, match_series, rule_of, wanted_series
 from medseg3d.io.dicom_series import Listing, Series, short_hash
-from medseg3d.io.images import image_suffix
 from medseg3d.task import Task
 from medseg3d.volume import Grid, Volume
-
-DEPTH = 6
-"""How deep folders are searched, as ``find_series`` does."""
-TRIED = 50
-"""Files of a folder that are opened to see whether it holds DICOM."""
-
-
-def holds_dicom(path: Path, depth: int = DEPTH) -> bool:
-    """Whether a file is DICOM, or a folder holds DICOM among the first of its files, or below."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    entries = sorted(p for p in path.iterdir() if not p.name.startswith((".", "__MACOSX")))
-    files = (p for p in entries if p.is_file() and image_suffix(p) is None)
-    if any(holds_dicom(p) for p in islice(files, TRIED)):
-        return True
-    return depth > 1 and any(holds_dicom(p, depth - 1) for p in entries if p.is_dir())
 
 
 def find_dicom_cases(root: Path, task: Task, series: Sequence[str] = ()) -> DataSet:
