@@ -135,6 +135,7 @@ def _segmentation(
             transfer_syntax_uid=RLELossless if kind == "LABELMAP" else ExplicitVRLittleEndian,
             specific_character_set="ISO_IR 192",
         )
+    dataset.ContentCreatorName = ""
     if planes.multiframe:
         _refer_to_frames(dataset, planes)
     return dataset
