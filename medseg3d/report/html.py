@@ -21,6 +21,7 @@ from medseg3d.io import atomic_write
 from medseg3d.report import scores
 from medseg3d.report.case import case_section
 from medseg3d.report.curves import line_chart
+from medseg3d.report.groups import group_table
 from medseg3d.report.source import Source, read_source, without_paths
 from medseg3d.task import Task
 
@@ -140,9 +141,12 @@ def _page(
     if charts := _charts(found.curves):
         parts.append(f'<h2>Training</h2><div class="charts">{charts}</div>')
     if summary.get("confusion"):
-        parts.append(f"<h2>Classes</h2>{scores.class_tables(summary, rows)}")
+        parts.append(
+            f"<h2>Classes</h2>{scores.class_tables(summary, rows)}{group_table(summary, anonymous=bool(names))}"
+        )
     elif rows:
         parts.append(f"<h2>Scores</h2>{scores.label_table(summary, rows)}{_method(summary)}")
+        parts.append(group_table(summary, anonymous=bool(names)))
         parts.append(_excluded(summary, names))
         parts.append(f"<h2>All cases, worst first</h2>{scores.case_table(rows, _named(links, names))}")
     if sections:

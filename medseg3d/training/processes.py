@@ -68,7 +68,10 @@ class Processes:
         distributed.broadcast_object_list(held, src=0)
         return held[0]
 
-    def leave(self) -> None:
-        """End the group, so that processes may end at different times."""
-        if self.count > 1 and distributed.is_initialized():
+    @classmethod
+    def leave(cls) -> Processes:
+        """End the group, so that processes may end at different times; returns what this one was."""
+        found = cls.join()
+        if found.count > 1:
             distributed.destroy_process_group()
+        return found
