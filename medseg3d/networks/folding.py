@@ -155,7 +155,8 @@ class FoldedFFN(nn.Module):
         depth = x.shape[1]
         rows = depth if x.is_cuda else min(depth, max(4, SLAB_BYTES // row_bytes))
         # Rows before, of and after the slab; beyond the ends the convolution sees zeros.
-        buffer = x.new_zeros(x.shape[0], rows + 2, *x.shape[2:-1], hidden)
+        buffer = x.new_empty(x.shape[0], rows + 2, *x.shape[2:-1], hidden)
+        buffer[:, :1] = 0
         self._hidden(x[:, :1], buffer[:, 1:2])
         for start in range(0, depth, rows):
             stop = min(start + rows, depth)
@@ -266,11 +267,12 @@ class FoldedDecoder(nn.Module):
     def _slab(self, finest: Tensor, maps: Sequence[Tensor], matrices: Sequence[Tensor]) -> Tensor:
         weight = self.finest.linear.weight
         slab = finest.shape[:-1]
-        fused = finest.new_zeros(slab[0], slab[1], math.prod(slab[2:]) * len(weight))
-        for coarse, matrix in zip(maps, matrices, strict=True):
+        fused = finest.new_empty(slab[0], slab[1], math.prod(slab[2:]) * len(weight))
+        for nth, (coarse, matrix) in enumerate(zip(maps, matrices, strict=True)):
             used = torch.nonzero(matrix.any(0))[:, 0].tolist()
             rows, part = matrix[:, used[0] : used[-1] + 1], coarse[:, used[0] : used[-1] + 1].flatten(2)
-            fused.baddbmm_(rows.expand(len(part), *rows.shape), part)
+            # With a factor of 0 what memory held before is not even read.
+            fused.baddbmm_(rows.expand(len(part), *rows.shape), part, beta=min(nth, 1))
         tokens = fused.view(-1, len(weight))
         torch.addmm(tokens, finest.reshape(-1, finest.shape[-1]), weight.T, out=tokens)
         return self.predict(tokens.relu_()).view(*slab, -1).float()
