@@ -409,7 +409,10 @@ def duplicate_other(folder: Path) -> Made:
 def gantry_tilt(folder: Path) -> Made:
     """The slices slide by 0.5 mm each: their stack is no box."""
     at = [place + np.array([0, 0.5 * k, 0]) for k, place in enumerate(places())]
-    return Made(save_all(slices(at=at), folder), None)
+    upright = truth(noise())
+    affine = upright.affine.copy()
+    affine[1, 2] -= 0.5
+    return Made(save_all(slices(at=at), folder), Volume(upright.data, affine))
 
 
 def variable_spacing(folder: Path) -> Made:
@@ -446,7 +449,7 @@ def truncated_pixels(folder: Path) -> Made:
     save_all(slices(), folder)
     file = sorted(folder.iterdir())[4]
     file.write_bytes(file.read_bytes()[:-300])
-    return Made(folder, None)
+    return Made(folder, truth(noise()))
 
 
 def time_points(folder: Path) -> Made:
@@ -480,7 +483,7 @@ def corrupt_frame(folder: Path) -> Made:
     start = content.rindex(b"\xff\x4f\xff\x51")
     content[start : start + 40] = bytes(40)
     file.write_bytes(content)
-    return Made(folder, None)
+    return Made(folder, truth(noise()))
 
 
 def no_preamble(folder: Path) -> Made:

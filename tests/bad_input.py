@@ -15,8 +15,8 @@ class Made:
 
     Args:
         path: the file or folder to give to a reader.
-        truth: the values and the geometry (RAS+ mm) that a right reading has, whatever the order of the axes; None where
-            the input has no single right reading, so that any answer without a word is wrong.
+        truth: the values and the geometry (RAS+ mm) that were meant, whatever the order of the axes; None where the
+            input has no single right reading, so that any answer without a word is wrong.
     """
 
     path: Path

@@ -93,7 +93,7 @@ def simple(*, name: str = "scan.nii.gz", right: Volume | None = None, **header: 
 
 
 def cut(folder: Path, *, name: str, share: float) -> Made:
-    made = put(folder, nifti(), None, name)
+    made = put(folder, nifti(), volume(), name)
     content = made.path.read_bytes()
     made.path.write_bytes(content[: int(share * len(content))])
     return made
@@ -101,7 +101,7 @@ def cut(folder: Path, *, name: str, share: float) -> Made:
 
 def flipped_bit(folder: Path, *, at: int) -> Made:
     """One bit of a packed file is wrong; ``at`` below 0 counts from the end."""
-    made = put(folder, nifti())
+    made = put(folder, nifti(), volume())
     content = bytearray(made.path.read_bytes())
     content[at] ^= 4
     made.path.write_bytes(content)
@@ -115,7 +115,7 @@ def header_bit(folder: Path) -> Made:
     content = bytearray(packed)
     content[packed.index(b"n+1\0")] ^= 4
     (folder / "scan.nii.gz").write_bytes(content)
-    return Made(folder / "scan.nii.gz", None)
+    return Made(folder / "scan.nii.gz", volume())
 
 
 def bytes_of(folder: Path, *, name: str, content: bytes) -> Made:
@@ -141,7 +141,7 @@ def bomb(folder: Path) -> Made:
         for _ in range(64):
             file.write(packer.compress(bytes(2**20)))
         file.write(packer.flush())
-    return Made(folder / "scan.nii.gz", None)
+    return Made(folder / "scan.nii.gz", volume())
 
 
 # Values ---------------------------------------------------------------------------------------------------------------
@@ -183,21 +183,30 @@ def scaled_label(folder: Path) -> Made:
     return put(folder, nifti(data, scl_slope=2.5), volume(data * 2.5))
 
 
-def axes(folder: Path, *, shape: tuple[int, ...], right: tuple[int, ...] | None = None) -> Made:
-    """A file of another number of axes; ``right`` is the shape a reader should see, None where it has none."""
+def axes(folder: Path, *, shape: tuple[int, ...], right: tuple[int, ...]) -> Made:
+    """A file of another number of axes; ``right`` is the shape a reader should see."""
     data = np.random.default_rng(1).integers(0, 1000, shape).astype(np.int16)
     affine = AFFINE if len(shape) > 2 else np.diag([0.7, 0.8, 1.0, 1.0])
-    truth = None
-    if right is not None:
-        truth = volume(data.reshape(right), affine if len(right) > 2 else np.diag([0.7, 0.8, 1.0]))
+    truth = volume(data.reshape(right), affine if len(right) > 2 else np.diag([0.7, 0.8, 1.0]))
     return put(folder, nifti(data, affine), truth)
 
 
-def special(folder: Path, *, code: int, bits: int, bytes_per_voxel: int) -> Made:
-    """Voxels that are no single numbers, such as colours; there are as many bytes as the header says."""
-    raw = nifti(datatype=code, bitpix=bits)
-    noise = np.random.default_rng(2).integers(0, 63, bytes_per_voxel * DATA.size).astype(np.uint8)
-    return put(folder, bytes(raw[:352]) + noise.tobytes())
+def vectors(folder: Path) -> Made:
+    """Three values per voxel along a fifth axis, as displacement fields have them."""
+    data = np.random.default_rng(1).integers(0, 1000, (6, 5, 4, 1, 3)).astype(np.int16)
+    return put(folder, nifti(data), volume(data[..., 0, :]))
+
+
+def colours(folder: Path) -> Made:
+    """RGB24: three bytes per voxel."""
+    data = np.random.default_rng(2).integers(0, 255, (*SHAPE, 3)).astype(np.uint8)
+    voxels = data.transpose(2, 1, 0, 3).tobytes()
+    return put(folder, bytes(nifti(datatype=128, bitpix=24)[:352]) + voxels, volume(data))
+
+
+def complex_numbers(folder: Path) -> Made:
+    data = (DATA + 1j * DATA[::-1]).astype(np.complex64)
+    return put(folder, nifti(data), volume(data))
 
 
 # Geometry -------------------------------------------------------------------------------------------------------------
@@ -268,9 +277,9 @@ CASES = (
     BadInput("forms differ", "sform and qform 50 mm apart", partial(two_forms, sform=1, qform=1), "W-FORMS"),
     BadInput("forms differ, MNI", "the same, sform code 4", partial(two_forms, sform=4, qform=1), "W-FORMS"),
     BadInput("no form", "neither sform nor qform", simple(sform=0, qform=0), "E-NO-ORIENTATION"),
-    BadInput("zero sform", "sform of zeros", simple(srow_x=(0.0,) * 12), "E-AFFINE"),
-    BadInput("singular sform", "singular sform", simple(srow_y=SINGULAR), "E-AFFINE"),
-    BadInput("NaN sform", "NaN in the sform", simple(srow_x3=NAN), "E-AFFINE"),
+    BadInput("zero sform", "sform of zeros", simple(qform=0, srow_x=(0.0,) * 12), "E-AFFINE"),
+    BadInput("singular sform", "singular sform", simple(qform=0, srow_y=SINGULAR), "E-AFFINE"),
+    BadInput("NaN sform", "NaN in the sform", simple(qform=0, srow_x3=NAN), "E-AFFINE"),
     BadInput("zero pixdim", "voxel size 0", simple(sform=0, pixdim2=0.0), "E-SPACING"),
     BadInput("negative pixdim", "negative voxel size", simple(sform=0, pixdim2=-2.0, right=volume()), "W-PIXDIM"),
     BadInput("NaN pixdim", "NaN voxel size", simple(sform=0, pixdim2=NAN), "E-SPACING"),
@@ -297,9 +306,9 @@ CASES = (
     BadInput("left-handed", "left-handed affine", partial(placed, affine=LEFT_HANDED), None),
     BadInput("fourth axis of 1", "4-D with one volume", partial(axes, shape=(*SHAPE, 1), right=SHAPE), "I-SQUEEZED"),
     BadInput("three volumes", "4-D with 3 volumes", partial(axes, shape=(*SHAPE, 3), right=(*SHAPE, 3)), None),
-    BadInput("five axes", "5-D vectors", partial(axes, shape=(6, 5, 4, 1, 3)), "E-DTYPE"),
-    BadInput("RGB24", "colours (RGB24)", partial(special, code=128, bits=24, bytes_per_voxel=3), "E-DTYPE"),
-    BadInput("complex", "complex numbers", partial(special, code=32, bits=64, bytes_per_voxel=8), "E-DTYPE"),
+    BadInput("five axes", "5-D vectors", vectors, "E-DTYPE"),
+    BadInput("RGB24", "colours (RGB24)", colours, "E-DTYPE"),
+    BadInput("complex", "complex numbers", complex_numbers, "E-DTYPE"),
     BadInput("two axes", "2-D", partial(axes, shape=(12, 10), right=(12, 10)), None),
     BadInput("single slice", "one slice", partial(axes, shape=(12, 10, 1), right=(12, 10, 1)), "W-SINGLE-SLICE"),
     BadInput("uint16", "uint16", partial(typed, dtype="uint16", number=65535), None),

@@ -14,6 +14,7 @@ from tests.shared import ROOT
 
 pytestmark = pytest.mark.slow
 KEYS = {
+    "bad_inputs": {"cases", "simpleitk_silently_wrong", "monai_silently_wrong", "highdicom_silently_wrong"},
     "network": {"fp32_speedup", "bf16_speedup", "train_speedup", "max_relative_error"},
     "startup": {"help_seconds", "predict_over_import_torch_s"},
     "expected_dice": {"brats_expected_dice_s", "ct_expected_dice_s"},
@@ -29,5 +30,7 @@ def test_quick(name: str, tmp_path: Path) -> None:
     figures = json.loads(file.read_text())
     assert KEYS[name] <= set(figures)
     assert all(math.isfinite(figures[key]) and figures[key] > 0 for key in KEYS[name])
+    if name == "bad_inputs":
+        assert figures["silently_wrong"] == 0
     if name == "network":
         assert figures["max_relative_error"] < 1e-5
