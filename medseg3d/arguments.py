@@ -70,6 +70,11 @@ def sizes(text: str) -> tuple[int, ...]:
     return found
 
 
+def names(text: str) -> list[str]:
+    """``A,B`` as names."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 Verb = Callable[[argparse.Namespace], int]
 
 
@@ -194,6 +199,20 @@ def _predict(sub: argparse.ArgumentParser) -> None:
         help="DICOM series, as medseg3d info numbers them, instead of what the task's rules find; may be repeated",
     )
     add("-o", "--output", type=Path, required=True, metavar="FOLDER")
+    add(
+        "--format",
+        type=names,
+        action="extend",
+        dest="formats",
+        metavar="FORMATS",
+        help="of DICOM scans besides NIfTI: seg, rtstruct, or both with a comma; they name the patient, as DICOM must",
+    )
+    add(
+        "--seg-kind",
+        choices=("BINARY", "LABELMAP"),
+        default="BINARY",
+        help="of DICOM SEG; few viewers read LABELMAP yet",
+    )
     add("--probabilities", action="store_true", help="write the probabilities of every label, too")
     add(
         "--uncertainty",

@@ -157,6 +157,8 @@ def predict(options: argparse.Namespace) -> int:
             options.input,
             options.output,
             series=options.series,
+            formats=options.formats or ["nifti"],
+            seg_kind=options.seg_kind,
             probabilities=options.probabilities,
             uncertainty=options.uncertainty,
             overwrite=options.overwrite,

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 PROBABILITIES = "_probabilities"
 """What ``predict`` adds to the name of a case for the probabilities that it writes beside the labels."""
-SEG_SUFFIXES = (".seg.dcm", ".dcm", ".seg")
+SEG_SUFFIXES = (".seg.dcm", ".labelmap.dcm", ".dcm")
 """That the name of a DICOM segmentation may end in; what it is, its content says."""
 T = TypeVar("T")
 Reader = Callable[[], Volume]

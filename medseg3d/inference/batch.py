@@ -16,6 +16,7 @@ from medseg3d.checks import Finding, MedSegError, collected, pass_on
 from medseg3d.inference.announcement import Announced
 from medseg3d.inference.claims import Claims
 from medseg3d.inference.description import confidence_again, describe_labels, describe_values, dice_in_words
+from medseg3d.inference.dicom_outputs import DICOM_KINDS, write_dicom
 from medseg3d.inference.pipeline import run_pipeline
 from medseg3d.inference.prediction import Prediction
 from medseg3d.inference.predictor import Predictor
@@ -67,7 +68,7 @@ class Batch:
         origin: what the results come from.
         claims: of this process in ``output``.
         result: filled case by case.
-        kinds: of ``labels``, ``probabilities`` and ``uncertainty``, what is written; nothing for classification.
+        kinds: of those that ``output_files`` names, what is written; nothing for classification.
         overwrite: compute what is done, too.
         finished: called after each case.
     """
@@ -241,13 +242,17 @@ class Batch:
         for kind in ("probabilities", "uncertainty"):
             if kind in self.kinds:
                 write_values(getattr(prediction, kind), files[kind])
+        for kind in DICOM_KINDS:
+            if kind in self.kinds:
+                model = ", ".join(str(m["name"]) for m in self.origin.models)
+                write_dicom(files[kind], kind, prediction.labels, job.case, self.predictor.task, model=model)
         content = describe_labels(prediction.labels, self.predictor.task)
         content |= describe_values(self.predictor, prediction)
         job.timed("write", began)
         return {kind: files[kind] for kind in self.kinds}, content
 
     def _remove_leftovers(self, job: _Job, written: dict[str, Path]) -> None:
-        """Probabilities and uncertainty of an earlier run do not belong to the new labels."""
+        """Probabilities, uncertainty and DICOM files of an earlier run do not belong to the new labels."""
         earlier = (job.before or {}).get("outputs", {})
         for kind, path in output_files(job.case, self.output).items():
             if kind in earlier and kind not in written:

@@ -19,12 +19,15 @@ from tqdm import tqdm
 from medseg3d.checks import ConfigError, Finding, InputError
 from medseg3d.inference.batch import Batch
 from medseg3d.inference.claims import Claims
+from medseg3d.inference.dicom_outputs import dicom_kinds
 from medseg3d.inference.predictor import Predictor
 from medseg3d.inference.provenance import Model, hint, models_of, options_of, precision_of
 from medseg3d.inference.results import FolderResult, output_files
 from medseg3d.inference.sidecar import Origin
 from medseg3d.inference.summary import write_summary
 from medseg3d.io.cases import Case, find_cases
+from medseg3d.io.colours import write_colours
+from medseg3d.io.segments import segments_of
 from medseg3d.io.values import NonFinite
 from medseg3d.task import Task
 
@@ -53,6 +56,8 @@ def predict_folder(
     device: str | None = None,
     precision: str = "auto",
     nonfinite: NonFinite = "error",
+    formats: Sequence[str] = ("nifti",),
+    seg_kind: str = "BINARY",
     progress: bool = True,
     **options: Any,
 ) -> FolderResult:
@@ -62,7 +67,8 @@ def predict_folder(
     ``NAME_probabilities.nii.gz`` (float32; ``.npy`` for a picture), and with ``uncertainty`` ``NAME_uncertainty.nii.gz``.
     Beside it lies a sidecar, ``NAME.nii.gz.json``, with the hashes of what it was made from. Classification gives
     ``NAME.classes.json`` per case and one ``predictions.csv``. ``predictions.json`` sums up what the folder holds, with the
-    Dice to expect of each case and those to look at first.
+    Dice to expect of each case and those to look at first. Names and colours of the labels lie in ``labels.label.txt``
+    (ITK-SNAP) and ``labels.ctbl`` (3D Slicer).
 
     A second call skips what is done, and does again what is stale: where the input, the weights, an option or the file
     written has changed. Any number of processes may work on one folder at the same time. While one case is computed the
@@ -83,6 +89,9 @@ def predict_folder(
         dense, roi_size, overlap, batch_size, device, precision, options: as for ``Predictor``; None leaves the model's
             own. With a memory budget (``max_ram``) cases are not read ahead.
         nonfinite: what NaN and infinity in a scan are: ``"error"``, or ``"zero"``, which is told in the sidecar.
+        formats: of DICOM scans besides NIfTI, which is always written: ``seg`` for ``NAME.seg.dcm`` (``NAME.labelmap.dcm``),
+            ``rtstruct`` for ``NAME.rtstruct.dcm``. Both carry the patient's identity, as DICOM must.
+        seg_kind: of DICOM SEG: ``BINARY`` or ``LABELMAP``.
         progress: show a bar on a terminal.
 
     Raises:
@@ -122,6 +131,7 @@ def predict_folder(
     if predictor.task.kind == "segmentation":
         wanted = {"labels": True, "probabilities": probabilities, "uncertainty": uncertainty}
         kinds = tuple(kind for kind, asked_for in wanted.items() if asked_for)
+    kinds += dicom_kinds(formats, seg_kind, predictor.task, cases)
     cases, refused = _without_collisions(cases, refused, output, kinds)
     names = [case.name for case in cases]
     mine = set(sorted([*names, *refused])[share] if share else [*names, *refused])
@@ -147,6 +157,8 @@ def predict_folder(
         with _terminable(), bar:
             _remove_stale_temporaries(output)
             batch.run(own, ahead=options.get("max_ram") is None)
+            if any(output_files(case, output)["labels"].suffix == ".gz" for case in own) and "labels" in kinds:
+                write_colours(segments_of(predictor.task), output, "labels")
     finally:
         try:
             result.triage = write_summary(output, claims, predictor.task, names, refused, root)["triage"]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from medseg3d.checks import Finding, InputError, MedSegError, some_names
+from medseg3d.inference.dicom_outputs import DICOM_KINDS
 from medseg3d.io.atomic import atomic_write
 from medseg3d.io.dataset import Case
 from medseg3d.io.images import PICTURE_SUFFIXES, image_suffix, write_volume
@@ -60,13 +61,14 @@ class FolderResult:
 
 
 def output_files(case: Case, output: Path) -> dict[str, Path]:
-    """Where a case's results go: ``labels``, ``probabilities`` and ``uncertainty``."""
+    """Where a case's results go: ``labels``, ``probabilities``, ``uncertainty``, and what DICOM there is."""
     picture = image_suffix(case.images[0].path) in PICTURE_SUFFIXES
     labels, others = (".png", ".npy") if picture else (".nii.gz", ".nii.gz")
     return {
         "labels": output / f"{case.name}{labels}",
         "probabilities": output / f"{case.name}_probabilities{others}",
         "uncertainty": output / f"{case.name}_uncertainty{others}",
+        **{kind: output / f"{case.name}.{kind}.dcm" for kind in DICOM_KINDS},
     }
 
 
