@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from medseg3d.checks import Finding, InputError, collected, tell
-from medseg3d.io.cases import read_label, stack_channels
+from medseg3d.io.cases import read_image, read_label, stack_channels
 from medseg3d.io.dataset import Case, DataSet
 from medseg3d.io.images import read_volume
 from medseg3d.task import Task
@@ -118,6 +118,12 @@ def in_threads(work: Callable[[U], T], items: Sequence[U], what: str) -> list[T]
 
 
 def _image(case: Case, task: Task, findings: list[Finding]) -> Volume | None:
+    if any(file.series is not None for file in case.images):
+        try:
+            return read_image(case, task)
+        except InputError as error:
+            findings.append(error.finding)
+            return None
     volumes: dict[Path, Volume] = {}
     paths = dict.fromkeys(file.path for file in case.images)
     for path in paths:

@@ -11,7 +11,7 @@ import numpy as np
 from medseg3d.checks import ConfigError, Finding, InputError, some_names
 from medseg3d.io.channels import resolve
 from medseg3d.io.dataset import Case, ChannelFile, DataSet
-from medseg3d.io.dicom_magic import is_dicom_data
+from medseg3d.io.dicom_magic import holds_dicom, is_dicom_data
 from medseg3d.io.images import PICTURE_SUFFIXES, SUFFIXES, image_suffix, read_volume
 from medseg3d.io.layouts import (
     IMAGE_FOLDERS,
@@ -92,7 +92,11 @@ def find_cases(
     names = _names_near(root)
     if labels:
         return _labelled(root, task, names)
-    return _unlabelled(root, task, given, names)
+    found = _unlabelled(root, task, given, names)
+    if task.spatial_dims == 3 and holds_dicom(root):
+        note = "there is DICOM, too, which is left out; give its own folder to read it"
+        return replace(found, notes=(*found.notes, note))
+    return found
 
 
 def _names_near(folder: Path) -> Names | None:

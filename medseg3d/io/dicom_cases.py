@@ -42,7 +42,7 @@ def find_dicom_cases(root: Path, task: Task, series: Sequence[str] = ()) -> Data
     asked = {uid for uid, study in studies.items() if any(is_meant(s, w) for s in study for w in wanted.values())}
     left = [uid for uid in studies if not wanted or uid in asked] or list(studies)
     names = _names(root, {uid: studies[uid] for uid in left})
-    cases, refused, notes = [], {}, _notes(listing, len(studies) - len(left))
+    cases, refused, mappings = [], {}, {}
     for uid in left:
         try:
             found = match_series(studies[uid], task, wanted, root)
@@ -51,15 +51,19 @@ def find_dicom_cases(root: Path, task: Task, series: Sequence[str] = ()) -> Data
             refused[names[uid]] = error.finding
             continue
         cases.append(Case(names[uid], tuple(ChannelFile(s.files[0], series=s) for s in found.values())))
-        words = ", ".join(f"{channel} <- series {s.number} ({s.identifier})" for channel, s in found.items())
-        notes.append(f"{names[uid]}: {words}")
+        mappings[names[uid]] = {c: f"series {s.number} ({s.identifier})" for c, s in found.items()}
     if not cases:
         reasons = list(refused.values())
         first = next((f for f in reasons if f.code != "E-CHANNEL-MISSING"), reasons[0])
         raise InputError(first.code, first.message, file=first.file, fix=first.fix)
-    rules = {c: f"series {wanted[c]}" if c in wanted else _rule_words(c, task) for c in task.channels}
+    notes = _notes(listing, len(studies) - len(left))
+    if len(cases) == 1:
+        channels = mappings[cases[0].name]
+    else:
+        channels = {c: f"series {wanted[c]}" if c in wanted else _rule_words(c, task) for c in task.channels}
+        notes += [f"{name}: {', '.join(f'{c} <- {s}' for c, s in found.items())}" for name, found in mappings.items()]
     cases.sort(key=lambda c: c.name)
-    return DataSet(root, "DICOM, a case per study", tuple(cases), rules, {}, tuple(notes), refused)
+    return DataSet(root, "DICOM, a case per study", tuple(cases), channels, {}, tuple(notes), refused)
 
 
 def series_of_file(path: Path) -> Series:
@@ -156,5 +160,9 @@ def _notes(listing: Listing, left_out: int) -> list[str]:
 
 
 def _rule_words(channel: str, task: Task) -> str:
-    rule = {k: f"{v!r}" if k in ("description", "without") else f"{v}" for k, v in rule_of(channel, task).items()}
-    return " and ".join(f"{key} {value}" for key, value in rule.items()) or "any series"
+    """A rule to read: ``MR 't1|mprage' with contrast``."""
+    rule = rule_of(channel, task)
+    words = [rule.get("modality", "any modality")]
+    words += [f"{before}{rule[key]!r}" for key, before in (("description", ""), ("without", "not ")) if key in rule]
+    words += ["with contrast" if rule["contrast"] else "without contrast"] if "contrast" in rule else []
+    return " ".join(words)
