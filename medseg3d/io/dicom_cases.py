@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medseg3d.checks import InputError, tell
 from medseg3d.io.dataset import Case, ChannelFile, DataSet
 from medseg3d.io.dicom import find_series, read_series
-from medseg3d.io.dicom_rules import is_meant, match_series, rule_of, wanted_series
+from medseg3d.io.dicom_rules import is_meant, match_series, rule_words, wanted_series
 from medseg3d.io.dicom_series import Listing, Series, short_hash
 from medseg3d.task import Task
 from medseg3d.volume import Grid, Volume
@@ -60,7 +60,7 @@ def find_dicom_cases(root: Path, task: Task, series: Sequence[str] = ()) -> Data
     if len(cases) == 1:
         channels = mappings[cases[0].name]
     else:
-        channels = {c: f"series {wanted[c]}" if c in wanted else _rule_words(c, task) for c in task.channels}
+        channels = {c: f"series {wanted[c]}" if c in wanted else rule_words(c, task) for c in task.channels}
         notes += [f"{name}: {', '.join(f'{c} <- {s}' for c, s in found.items())}" for name, found in mappings.items()]
     cases.sort(key=lambda c: c.name)
     return DataSet(root, "DICOM, a case per study", tuple(cases), channels, {}, tuple(notes), refused)
@@ -157,12 +157,3 @@ def _notes(listing: Listing, left_out: int) -> list[str]:
     if left_out:
         notes.append(f"{left_out} {'studies' if left_out > 1 else 'study'} without the series asked for left out")
     return notes
-
-
-def _rule_words(channel: str, task: Task) -> str:
-    """A rule to read: ``MR 't1|mprage' with contrast``."""
-    rule = rule_of(channel, task)
-    words = [rule.get("modality", "any modality")]
-    words += [f"{before}{rule[key]!r}" for key, before in (("description", ""), ("without", "not ")) if key in rule]
-    words += ["with contrast" if rule["contrast"] else "without contrast"] if "contrast" in rule else []
-    return " ".join(words)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from medseg3d.checks import Finding, InputError, some_names
 from medseg3d.io.dicom_findings import about_values, image_errors, timepoint_of
@@ -116,12 +116,21 @@ class _Files:
         except OSError as error:
             self._doubt("E-NOT-READABLE", f"cannot be read ({error.strerror})", path, "check its permissions")
         else:
-            if is_directory(header):
-                self._other("DICOMDIR", path)
-            elif header.sop_class in CLASSIC or header.sop_class in MULTIFRAME:
-                self.headers.append(header)
-            else:
-                self._other(UID(header.sop_class).name if header.sop_class else "DICOM of an unknown kind", path)
+            self._sort(header)
+
+    def _sort(self, header: Header) -> None:
+        """Put a DICOM file where it belongs."""
+        path, kind = header.path, header.sop_class
+        ended = header.pixels_at is None and header.syntax != DeflatedExplicitVRLittleEndian
+        if is_directory(header):
+            self._other("DICOMDIR", path)
+        elif not kind or (kind in CLASSIC | MULTIFRAME and ended and not header.text("SeriesInstanceUID")):
+            message = "the file is cut short inside its header, or does not say what it is"
+            self._doubt("E-TRUNCATED", message, path, "copy or export the file again, or take it out")
+        elif kind in CLASSIC | MULTIFRAME:
+            self.headers.append(header)
+        else:
+            self._other(UID(kind).name, path)
 
     def _other(self, kind: str, path: Path) -> None:
         self.others.setdefault(kind, []).append(path.name)

@@ -100,7 +100,9 @@ def _by_rule(study: Sequence[Series], channel: str, task: Task, where: Path) -> 
             "E-CHANNEL-MISSING", message, file=where, fix=f"{_fix(channel)}, or add dicom to the task file"
         )
     if not fitting:
-        message = f"no series is channel {channel} by the rule {rule}; there are {_listed(scans)}"
+        message = (
+            f"no series is channel {channel} by its rule ({rule_words(channel, task)}); there are {_listed(scans)}"
+        )
         raise InputError("E-CHANNEL-MISSING", message, file=where, fix=_fix(channel))
     if len(fitting) > 1:
         code = "E-SERIES" if task.in_channels == 1 else "E-CHANNEL-AMBIGUOUS"
@@ -113,6 +115,15 @@ def rule_of(channel: str, task: Task) -> dict[str, Any]:
     """The rule of a channel; a task for CT in Hounsfield units that has none wants CT."""
     given = task.dicom.get(channel)
     return dict(given) if given is not None else {"modality": "CT"} if task.intensity == "ct" else {}
+
+
+def rule_words(channel: str, task: Task) -> str:
+    """A rule to read: ``MR 't1|mprage' with contrast``."""
+    rule = rule_of(channel, task)
+    words = [rule.get("modality", "any modality")]
+    words += [f"{before}{rule[key]!r}" for key, before in (("description", ""), ("without", "not ")) if key in rule]
+    words += ["with contrast" if rule["contrast"] else "without contrast"] if "contrast" in rule else []
+    return " ".join(words)
 
 
 def _fits(series: Series, rule: Mapping[str, Any]) -> bool:
