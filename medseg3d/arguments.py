@@ -331,6 +331,14 @@ def _info(sub: argparse.ArgumentParser) -> None:
     _json(sub)
 
 
+def _export(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("model", type=Path, metavar="RUN", help="run directory of a training")
+    add("--to", required=True, choices=("bundle", "onnx", "pt2", "safetensors", "hf"))
+    add("-o", "--output", type=Path, metavar="FILE", help="file, or folder for hf; default: the run's name here")
+    _json(sub)
+
+
 OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "tasks": _json,
     "models": _models,
@@ -345,4 +353,5 @@ OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "preview": _preview,
     "convert": _convert,
     "info": _info,
+    "export": _export,
 }

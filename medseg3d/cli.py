@@ -293,6 +293,18 @@ def info(options: argparse.Namespace) -> int:
     return OK
 
 
+def export(options: argparse.Namespace) -> int:
+    """Write a model as MONAI bundle, ONNX, torch.export, safetensors or Hugging Face folder, and compare it with the original."""
+    from medseg3d.export import export as write
+
+    done = write(options.model, options.to, options.output)
+    if options.json:
+        print(json.dumps({"path": str(done.path), "difference": done.difference, "sizes": done.sizes}, indent=2))
+    else:
+        print(f"written: {done.path}\nits logits differ from the model's by at most {done.difference:.1e} of the largest")
+    return OK
+
+
 def task_of_model(model: Path) -> Any:
     """The task that a model was trained for."""
     from medseg3d.inference.model import load_model
@@ -335,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return UNEXPECTED
 
 
-VERBS = (tasks, models, download, check, train, predict, verify, evaluate, compare, report, preview, convert, info)
+VERBS = (tasks, models, download, check, train, predict, verify, evaluate, compare, report, preview, convert, info, export)
 
 
 class LineHandler(logging.StreamHandler):

@@ -10,12 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save as save_safetensors
-
 from medseg3d import configs_folder
 from medseg3d.bundle import LICENSE, write_metadata
 from medseg3d.checks import ConfigError, ModelError
-from medseg3d.inference.model import METADATA, SECTION, WEIGHTS
+from medseg3d.inference.model import METADATA, SECTION
 from medseg3d.io.atomic import atomic_write
 from medseg3d.io.digest import sha256_of
 from medseg3d.networks.inflation import reversed_axes
@@ -23,6 +21,7 @@ from medseg3d.networks.naming import family_of
 from medseg3d.networks.segformer import SegFormer, SegFormerClassifier
 from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task, load_task
+from medseg3d.training.checkpoint import save_weights
 from medseg3d.weights import FILES, locate, read_network, read_weights, unwrapped
 
 logger = logging.getLogger(__name__)
@@ -88,8 +87,7 @@ def make_bundle(source: str | Path, task: Task, folder: Path, *, attention_scale
         folder / "configs" / "inference.yaml", (configs_folder() / "inference.yaml").read_text(encoding="utf-8")
     )
     atomic_write(folder / "LICENSE", LICENSE)
-    weights = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
-    atomic_write(folder / WEIGHTS[0], save_safetensors(weights))
+    save_weights(folder / "models", network.state_dict())
     return folder
 
 

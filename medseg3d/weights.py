@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -34,6 +34,8 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 FIXED = {"hidden_act": "gelu", "patch_sizes": [7, 3, 3, 3], "strides": [4, 2, 2, 2], "num_encoder_blocks": 4}
 """What a Hugging Face config may say differently, and our networks are not."""
 OLD_SCALE = "sqrt_num_heads"
+HEADER = "medseg3d"
+"""Key of a safetensors file's header under which ``export`` puts the model's section of metadata, as JSON."""
 
 
 def read_network(
@@ -63,9 +65,9 @@ def read_network(
     config = _config_beside(path)
     weights = unwrapped(read_weights(path, plain=False), path)
     try:
-        if config.get("model_type") == "medseg3d":
+        if "network" in config:
             network = build_network(config["network"])
-            load_strictly(network, weights, f"the network in {CONFIG}")
+            load_strictly(network, weights, "the network that the file names")
             return network.eval()
         family = family_of(weights)
         if family == "segformer3d" and attention_scale is None:
@@ -129,7 +131,9 @@ def _from_hub(name: str) -> Path:
 
 
 def _config_beside(path: Path) -> dict[str, Any]:
-    """What ``config.json`` beside the weights of a Hugging Face folder says; empty where there is none."""
+    """What ``config.json`` beside the weights of a Hugging Face folder says, or the header of an exported file."""
+    if path.suffix == ".safetensors" and (section := header(path)):
+        return section
     file = path.with_name(CONFIG)
     if path.name not in FILES or not file.is_file():
         return {}
@@ -144,6 +148,21 @@ def _config_beside(path: Path) -> dict[str, Any]:
         if kind == "segformer" and config.get(key, value) != value:
             raise ModelError(f"{file}: {key} is {config[key]}, and a SegFormer of medseg3d has {value}")
     return dict(config)
+
+
+def header(path: Path) -> dict[str, Any]:
+    """The model's section of metadata in the header of an exported safetensors file; empty in any other.
+
+    Raises:
+        ModelError: for a file that cannot be read.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(json.loads((file.metadata() or {}).get(HEADER, "{}")))
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{path} cannot be read as weights ({error}); it is truncated, damaged or another kind of file"
+        ) from None
 
 
 def read_weights(path: Path, *, plain: bool = True) -> dict[str, Any]:

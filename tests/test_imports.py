@@ -22,7 +22,7 @@ LAYERS = (
     {"inference", "evaluation", "comparison"},
     {"bundle"},
     {"monai_adapters", "monai_metrics", "training"},
-    {"published"},
+    {"published", "export"},
     {"zoo"},
     {"report"},
     {"arguments"},

@@ -21,7 +21,7 @@ from medseg3d.task import Task
 from medseg3d.weights import read_weights
 
 METADATA = Path("configs", "metadata.json")
-WEIGHTS = (Path("models", "model.safetensors"), Path("models", "model.pt"))
+WEIGHTS = (Path("models", "model.safetensors"), Path("models", "model.pt"), Path("model.safetensors"))
 """Where the weights may lie, in order of preference."""
 SECTION = "medseg3d"
 CALIBRATIONS = "calibrations"
