@@ -256,6 +256,8 @@ def test_probabilities_are_never_in_memory_as_a_whole(tmp_path: Path, monkeypatc
     assert sidecar is not None
     assert sidecar["probabilities"]["channels"] == ["background", *classes]
     assert sorted(p.name for p in out.iterdir()) == [
+        "labels.ctbl",
+        "labels.label.txt",
         "p.nii.gz",
         "p.nii.gz.json",
         "p_probabilities.nii.gz",

@@ -62,7 +62,7 @@ def test_a_folder_and_one_bad_case_in_it(run: Path, tmp_path: Path, caplog: pyte
     assert "case b (2 of 3) failed" in caplog.text
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
     written = [f"{name}{kind}" for name in "ac" for kind in (".nii.gz", ".nii.gz.json", "_probabilities.nii.gz")]
-    assert names == [*written[:3], "b.nii.gz.json", *written[3:], "predictions.json"]
+    assert names == [*written[:3], "b.nii.gz.json", *written[3:], "labels.ctbl", "labels.label.txt", "predictions.json"]
     scan = read_volume(tmp_path / "in" / "a.nii.gz")
     labels = read_volume(tmp_path / "out" / "a.nii.gz", labels=True)
     assert labels.grid.differs_from(scan.grid, tolerance_voxels=1e-3) is None
@@ -332,7 +332,7 @@ def test_probabilities_come_later_and_go_when_they_no_longer_belong(run: Path, t
     assert predict_folder(run, scans, out).skipped == ["a"]
     assert (out / "a_probabilities.nii.gz").is_file()
     predict_folder(run, scans, out, overlap=0.5)
-    assert listing(out) == ["a.nii.gz", "a.nii.gz.json", "predictions.json"]
+    assert listing(out) == ["a.nii.gz", "a.nii.gz.json", "labels.ctbl", "labels.label.txt", "predictions.json"]
 
 
 def test_a_predictor_in_memory_is_known_by_its_weights(run: Path, tmp_path: Path) -> None:

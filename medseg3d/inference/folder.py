@@ -157,7 +157,8 @@ def predict_folder(
         with _terminable(), bar:
             _remove_stale_temporaries(output)
             batch.run(own, ahead=options.get("max_ram") is None)
-            if any(output_files(case, output)["labels"].suffix == ".gz" for case in own) and "labels" in kinds:
+            done = [output_files(case, output)["labels"] for case in own if case.name in result.done]
+            if "labels" in kinds and any(path.suffix == ".gz" for path in done):
                 write_colours(segments_of(predictor.task), output, "labels")
     finally:
         try:
