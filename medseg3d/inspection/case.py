@@ -26,8 +26,6 @@ T = TypeVar("T")
 U = TypeVar("U")
 OUTSIDE = 0.2
 """So much of a label on its image's empty voxels is odd: the skull's zeros, or a label of another image."""
-PADDED = 0.5
-"""A patch of which the image fills less is told of as a warning."""
 EMPTY = 0.05
 """An image has an empty background where so much of it holds its least value."""
 
@@ -43,6 +41,7 @@ class Facts:
         content: hash of the image's values; None where it cannot be read.
         label_content: the same of its label; None where there is none, or nothing but background.
         voxels: of each value of the task in its label, 0 included; empty without a label.
+        covered: part of the task's patch that its image fills.
     """
 
     case: Case
@@ -51,6 +50,7 @@ class Facts:
     content: str | None = None
     label_content: str | None = None
     voxels: Mapping[int, int] = field(default_factory=dict)
+    covered: float = 1.0
 
     @property
     def file(self) -> str:
@@ -85,6 +85,7 @@ def examine(case: Case, dataset: DataSet, task: Task) -> Facts:
         None if image is None else content_of(image.data),
         content_of(label.data) if label is not None and set(voxels) != {0} else None,
         voxels,
+        1.0 if image is None else _covered(image, task),
     )
 
 
@@ -141,23 +142,17 @@ def _image(case: Case, task: Task, findings: list[Finding]) -> Volume | None:
 
 
 def _tell_about_image(image: Volume, case: Case, task: Task) -> None:
-    file = case.images[0].path
     for channel, its, values in zip(task.channels, case.images, image.data, strict=True):
         tell_if_constant(values, channel, its.path)
-    grid = image.grid.mapped(image.grid.to_canonical(), image.canonical().shape)
-    wanted = task.spacing_mm or grid.spacing_mm
-    size = [max(1, round(n * s / w)) for n, s, w in zip(grid.shape, grid.spacing_mm, wanted, strict=True)]
-    if any(n < p for n, p in zip(size, task.patch_size, strict=True)):
-        there, patch = (" x ".join(map(str, n)) for n in (size, task.patch_size))
-        covered = np.prod(np.minimum(size, task.patch_size) / task.patch_size)
-        message = f"{there} voxels on the task's grid are less than its patch of {patch}: {1 - covered:.0%} is padding"
-        little = covered < PADDED
-        tell(
-            "W-PADDED" if little else "I-PADDED",
-            message,
-            file=file,
-            fix="choose a smaller patch_size" if little else "",
-        )
+
+
+def _covered(image: Volume, task: Task) -> float:
+    """How much of the task's patch the image fills, on the task's grid."""
+    axes = image.grid.to_canonical().axes
+    shape, spacing = ([values[a] for a in axes] for values in (image.shape, image.spacing_mm))
+    wanted = task.spacing_mm or spacing
+    size = [max(1, round(n * s / w)) for n, s, w in zip(shape, spacing, wanted, strict=True)]
+    return float(np.prod(np.minimum(size, task.patch_size) / task.patch_size))
 
 
 def _tell_about_label(label: Volume, image: Volume | None, case: Case) -> None:

@@ -102,7 +102,8 @@ def _read(path: Path, labels: bool) -> Volume:
 
 
 def _other_grid(label: Facts, images: Sequence[Facts]) -> Finding | None:
-    """What is wrong where a label does not lie on the grid of an image of its name."""
+    """What is wrong where a label does not lie on the grid of any image of its name."""
+    difference: Finding | None = None
     stem = image_stem(label.file)
     cut = split_tail(stem, is_label_name)
     name = cut[0] if cut else stem
@@ -112,7 +113,11 @@ def _other_grid(label: Facts, images: Sequence[Facts]) -> Finding | None:
         beside = Path(image.file).parent == Path(label.file).parent and there.startswith((f"{name}_", f"{name}-"))
         if (there in (name, stem) or beside) and image.grid is not None and label.grid is not None:
             try:
-                require_grid(label.grid, image.grid, what="the label", than="its image", file=Path(label.file))
+                require_grid(
+                    label.grid, image.grid, what="the label", than=Path(image.file).name, file=Path(label.file)
+                )
             except InputError as error:
-                return error.finding
-    return None
+                difference = difference or error.finding
+            else:
+                return None
+    return difference

@@ -82,8 +82,9 @@ def require_good(dataset: DataSet, parts: Mapping[str, Sequence[Case]], task: Ta
     findings = [f for part in facts.values() for one in part for f in one.findings]
     findings += compare(facts, task, dataset.root)
     errors = [f for f in findings if f.severity == "error"]
-    for line in summarised((f for f in findings if f.severity == "warning"), dataset.root):
-        log.warning("%s", line.removeprefix("warning: "))
+    for severity, say in (("info", log.info), ("warning", log.warning)):
+        for line in summarised((f for f in findings if f.severity == severity), dataset.root):
+            say("%s", line.removeprefix(f"{severity}: "))
     for line in summarised(errors[1:], dataset.root):
         log.error("%s", line.removeprefix("error: "))
     if errors:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from medseg3d.checks import Finding, InputError, collected
 from medseg3d.inspection.case import Facts, content_of, in_threads, tell_if_constant
 from medseg3d.inspection.result import Inspection
@@ -15,12 +17,10 @@ def inspect_series(listing: Listing) -> Inspection:
     path = listing.root
     facts = in_threads(_examine, listing.series, "checking")
     findings = [*listing.findings, *(f for one in facts for f in one.findings)]
-    try:
-        listing.choose()
-    except InputError as error:
-        if error.finding.code == "E-SERIES":
-            message = f"{error.finding.message}; whoever reads the folder must say which"
-            findings.append(Finding("W-SERIES", "warning", str(path), message, error.finding.fix))
+    for folder, number in Counter(s.where for s in listing.series if not s.localizer).items():
+        if number > 1:
+            message = f"{number} series in one folder; whoever reads it must say which"
+            findings.append(Finding("W-SERIES", "warning", str(folder), message, "choose one with --series NUMBER"))
     findings += copies({"series": facts})
     lines = [f"{len(listing.series) or 'no'} DICOM series in {path}"]
     for series in listing.series:

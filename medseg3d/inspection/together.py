@@ -33,8 +33,11 @@ def compare(parts: Mapping[str, Sequence[Facts]], task: Task | None, root: Path)
     return [
         *copies(parts),
         *_same_label(everything),
-        *(_absent(parts, task, root) if task is not None else ()),
-        *_spacings(everything),
+        *(
+            []
+            if task is None
+            else [*_absent(parts, task, root), *_spacings(everything), *_padded(everything, task, root)]
+        ),
         *names_of([(facts.case.name, facts.file) for facts in everything]),
     ]
 
@@ -125,6 +128,18 @@ def _spacings(everything: Sequence[Facts]) -> list[Finding]:
             fix = "is it the same kind of scan, and is the header right?"
             found.append(Finding("W-SPACING", "warning", facts.file, message, fix))
     return found
+
+
+def _padded(everything: Sequence[Facts], task: Task, root: Path) -> list[Finding]:
+    small = sorted((facts for facts in everything if facts.covered < 1), key=lambda facts: facts.covered)
+    if not small:
+        return []
+    patch = " x ".join(map(str, task.patch_size))
+    message = (
+        f"{len(small)} of {len(everything)} cases are smaller than the patch of {patch} voxels and are padded: "
+        f"{small[0].case.name} fills {small[0].covered:.0%} of it"
+    )
+    return [Finding("I-PADDED", "info", str(root), message, "a smaller patch_size costs less time")]
 
 
 def names_of(names: Sequence[tuple[str, str]]) -> list[Finding]:
