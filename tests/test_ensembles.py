@@ -255,7 +255,7 @@ def test_probabilities_are_never_in_memory_as_a_whole(tmp_path: Path, monkeypatc
     sidecar = read_sidecar(out / "p.nii.gz.json")
     assert sidecar is not None
     assert sidecar["probabilities"]["channels"] == ["background", *classes]
-    assert sorted(p.name for p in out.iterdir()) == [
+    assert sorted(p.name for p in out.glob("p*")) == [
         "labels.ctbl",
         "labels.label.txt",
         "p.nii.gz",
