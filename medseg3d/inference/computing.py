@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -81,8 +81,12 @@ class Computing:
         return torch.cat(results, dim=1) if self.apart else torch.stack(results).mean(0)
 
 
+Cut = Callable[[], Tensor]
+"""Gives a window, where it is computed."""
+
+
 def computed(
-    computing: Computing, windows: Iterable[tuple[tuple[int, ...], Tensor]]
+    computing: Computing, windows: Iterable[tuple[tuple[int, ...], Cut]]
 ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
     """The logits of each window, with its corner, in the order of the windows.
 
@@ -96,7 +100,7 @@ def computed(
     while batch := list(itertools.islice(windows, computing.batch_size)):
         while batch:
             part = batch[: computing.batch_size]
-            logits = _or_none(computing, torch.stack([window for _, window in part]))
+            logits = _or_none(computing, torch.stack([cut() for _, cut in part]))
             if logits is None:
                 computing.batch_size = max(len(part) // 2, 1)
                 logger.warning("out of memory: %d windows at a time from here on", computing.batch_size)
@@ -121,21 +125,21 @@ def _or_none(computing: Computing, windows: Tensor) -> Tensor | None:
 
 
 def _by_workers(
-    computing: Computing, windows: Iterable[tuple[tuple[int, ...], Tensor]]
+    computing: Computing, windows: Iterable[tuple[tuple[int, ...], Cut]]
 ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
     threads = torch.get_num_threads()
     share = max(threads // computing.workers, 1)
 
-    def work(window: Tensor) -> Tensor:
-        return computing.logits(window[None])[0]
+    def work(cut: Cut) -> Tensor:
+        return computing.logits(cut()[None])[0]
 
     pending: deque[tuple[tuple[int, ...], Future[Tensor]]] = deque()
     with ThreadPoolExecutor(computing.workers, "window", torch.set_num_threads, (share,)) as pool:
         # This thread blends and decodes meanwhile: with threads of its own it would wait for those that compute.
         torch.set_num_threads(1)
         try:
-            for corner, window in windows:
-                pending.append((corner, pool.submit(work, window)))
+            for corner, cut in windows:
+                pending.append((corner, pool.submit(work, cut)))
                 if len(pending) > computing.workers:
                     corner, future = pending.popleft()
                     yield corner, future.result()

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from medseg3d.checks import ConfigError
 from medseg3d.inference.computing import Computing, computed
+from medseg3d.inference.stem import Stem, shares_stem
 from medseg3d.preprocessing import Preprocessing
 
 SIZE_MULTIPLE = {2: 32, 3: 16}
@@ -188,7 +190,11 @@ def blended_rows(
     inside = tuple(slice(n) for a, n in enumerate(plan.coarse_shape) if a != plan.axis)
     band: Tensor | None = None
     wanted = (c for start in along for c in plan.corners(start) if c not in empty.corners)
-    results = computed(computing, ((c, _window(image, c, plan.roi)) for c in wanted))
+    if shares_stem(computing.networks[0], plan, computing.members, device):
+        stem = Stem(computing, plan, image)
+        results = computed(stem.computing, ((c, stem.window(c)) for c in wanted))
+    else:
+        results = computed(computing, ((c, partial(_window, image, c, plan.roi)) for c in wanted))
     result = next(results, None)
     end = plan.coarse_shape[plan.axis]
     for start, following in itertools.pairwise([*along, end * stride]):
