@@ -16,6 +16,7 @@ import pytest
 from medseg3d.checks import Finding, InputError, collected
 from medseg3d.evaluation import evaluate
 from medseg3d.inference.folder import FolderResult, predict_folder
+from medseg3d.inference.predictor import Predictor
 from medseg3d.inspection import inspect, require_good
 from medseg3d.inspection.case import Facts
 from medseg3d.inspection.together import compare, names_of
@@ -143,7 +144,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def predicted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Made], FolderResult]:
+def predictor(model: Path) -> Predictor:
+    return Predictor.from_bundle(model, precision="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def predicted(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Made], FolderResult]:
     """All cases of the NIfTI catalogue in one folder, and its prediction."""
     folder, made = tmp_path_factory.mktemp("predict"), {}
     (folder / "in").mkdir()
@@ -152,7 +158,7 @@ def predicted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[di
         one = case.make(folder / named(case))
         path = folder / "in" / one.path.name.replace("scan", named(case))
         made[case.name] = Made(one.path.rename(path), one.truth)
-    return made, predict_folder(model, folder / "in", folder / "out", precision="float32", device="cpu")
+    return made, predict_folder(predictor, folder / "in", folder / "out")
 
 
 @pytest.mark.parametrize("case", bad_nifti.CASES, ids=named)
@@ -178,6 +184,28 @@ def test_predict_takes_nan_as_zero_on_request(model: Path, tmp_path: Path) -> No
     assert result.skipped == ["scan"]
     assert json.loads((tmp_path / "out" / "scan.nii.gz.json").read_text())["findings"][0]["code"] == "W-NONFINITE"
     assert predict_folder(model, made.path, tmp_path / "out", device="cpu").failed["scan"].code == "E-NONFINITE"
+
+
+@pytest.mark.parametrize("case", [c for c in bad_dicom.CASES if c.name != "no DICOM"], ids=named)
+def test_predict_dicom(case: BadInput, predictor: Predictor, tmp_path: Path) -> None:
+    """A folder is a study here: what is skipped in it is said when the folder is found."""
+    (tmp_path / "in").mkdir()
+    made = case.make(tmp_path / "in")
+    try:
+        result = predict_folder(predictor, made.path, tmp_path / "out")
+        failed = [finding.code for finding in result.failed.values()]
+    except InputError as error:
+        failed = [error.finding.code]
+    assert failed == ([case.code] if case.refused else [])
+    files = sorted((tmp_path / "out").glob("*.nii.gz"))
+    assert len(files) == (not case.refused)
+    if not case.refused:
+        assert made.truth is not None
+        assert read_volume(files[0], labels=True).grid.differs_from(made.truth.grid, tolerance_voxels=1e-3) is None
+        sidecar = json.loads(Path(f"{files[0]}.json").read_text())
+        told = [] if case.code is None or case.code.startswith("I-") else [case.code]
+        assert [f["code"] for f in sidecar["findings"]] == told
+        assert bad_dicom.CANARY not in json.dumps(sidecar) + "".join(p.name for p in (tmp_path / "out").iterdir())
 
 
 # Labels and data sets -------------------------------------------------------------------------------------------------

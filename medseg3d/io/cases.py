@@ -142,6 +142,10 @@ def _unlabelled(root: Path, task: Task, given: Task, names: Names | None) -> Dat
     if folders := case_folders(root):
         parts, _ = nested(folders, task)
         return _data_set(root, "a folder per case", parts, given, names, labels=False)
+    if task.spatial_dims == 3:
+        from medseg3d.io.dicom_cases import refuse_broken
+
+        refuse_broken(root)
     raise _nothing(root, labels=False)
 
 

@@ -66,6 +66,17 @@ def find_dicom_cases(root: Path, task: Task, series: Sequence[str] = ()) -> Data
     return DataSet(root, "DICOM, a case per study", tuple(cases), channels, {}, tuple(notes), refused)
 
 
+def refuse_broken(root: Path) -> None:
+    """Say what is wrong with a folder whose files are DICOM but for their first bytes, where it holds nothing else.
+
+    Raises:
+        InputError: ``E-NO-PREAMBLE``.
+    """
+    listing = find_series(root)
+    if not listing.empty:
+        listing.choose()
+
+
 def series_of_file(path: Path) -> Series:
     """The series that a file belongs to, out of the folder it lies in.
 
