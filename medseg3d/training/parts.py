@@ -96,8 +96,7 @@ def new_network(
 
 def _depending_on(key: str, config: Mapping[str, Any], network: nn.Module) -> set[str]:
     """The weights whose shape depends on one number of the config."""
-    with torch.device("meta"):
-        other = build_network({**config, key: config[key] + 1}).state_dict()
+    other = new_network({**config, key: config[key] + 1}, 0).state_dict()
     return {name for name, value in network.state_dict().items() if other[name].shape != value.shape}
 
 
