@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from medseg3d.checks import ConfigError, InputError, MedSegError
 from medseg3d.inference import windows as windows_module
 from medseg3d.inference.computing import Computing, computed
-from medseg3d.inference.decode import decode_labels, label_array, paint_labels, source_slabs
+from medseg3d.inference.decode import (
+    decode_labels,
+    decode_probabilities,
+    full_logits,
+    label_array,
+    paint_labels,
+    source_slabs,
+)
 from medseg3d.inference.predictor import SURELY_NOT, Predictor
 from medseg3d.inference.windows import EmptyWindows, WindowPlan, background_of, blended_rows, gaussian_weights, joined
 from medseg3d.networks import SegFormer
@@ -162,19 +169,20 @@ def test_a_scan_is_segmented_alike_however_it_is_cut() -> None:
     options: dict[str, Any] = {"precision": "float32", "mode": "windows", "device": "cpu"}
     one = Predictor(network, task, preparing, workers=1, **options)
     coarse, grid = one.logits(scan)
-    expected = one.labels_from(scan, coarse, grid).data
+    expected = decode_labels(coarse, grid, 4, task)[None]
     for predictor in (one, Predictor(network, task, preparing, workers=3, **options)):
         np.testing.assert_array_equal(predictor(scan).data, expected)
     budget = one.estimate(scan).host / 1e9 + 0.05
     frugal = Predictor(network, task, preparing, workers=8, max_ram=budget, **options)
     np.testing.assert_array_equal(frugal(scan).data, expected)
     shares = one.probabilities(scan).data
-    np.testing.assert_allclose(shares, one.probabilities_from(scan, coarse, grid).data, atol=1e-6)
+    np.testing.assert_allclose(shares, decode_probabilities(coarse, grid, 4, task), atol=1e-6)
     into = np.full_like(shares, 7)
     assert one.predict(scan, probabilities=into).probabilities is not None
     np.testing.assert_array_equal(into, shares)
     dense = Predictor(network, task, preparing, dense=True, **options)
-    np.testing.assert_array_equal(dense(scan).data, dense.labels_from(scan, coarse, grid).data)
+    on_the_grid = full_logits(coarse, grid.shape, 4)
+    np.testing.assert_array_equal(dense(scan).data, decode_labels(on_the_grid, grid, 1, task)[None])
 
 
 def test_workers_keep_the_order_and_hand_on_errors() -> None:

@@ -157,6 +157,13 @@ def store_postprocessing(directory: str | Path, rules: Mapping[str, Cleaning]) -
     atomic_write(path, json.dumps(values, indent=2) + "\n")
 
 
+def calibrations_of(models: Sequence[TrainedModel]) -> tuple[Calibration, ...]:
+    """What is known of predictions with these models together, by these very weights."""
+    hashes = sorted(m.weights_sha256 for m in models)
+    known = dict.fromkeys(c for m in models for c in m.calibrations)
+    return tuple(c for c in known if sorted(c.weights_sha256) == hashes)
+
+
 def store_calibrations(directory: str | Path, calibrations: Sequence[Calibration]) -> None:
     """Write calibrations into a model's metadata, in place of those it has for the same weights and kinds."""
     path = Path(directory) / METADATA

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from medseg3d.checks import ConfigError, InputError
 from medseg3d.inference.channels import GivenChannels
 from medseg3d.inference.confidence import Calibration, Disagreement
-from medseg3d.inference.decode import decode_labels, decode_probabilities, full_logits, source_slabs
+from medseg3d.inference.decode import full_logits, source_slabs
 from medseg3d.inference.memory import MemoryEstimate
-from medseg3d.inference.model import TrainedModel, load_models
+from medseg3d.inference.model import TrainedModel, calibrations_of, load_models
 from medseg3d.inference.precision import PRECISIONS, autocast_type, computes_bf16
 from medseg3d.inference.prediction import Prediction, Results
-from medseg3d.inference.setting import Setting, Wishes, choose
+from medseg3d.inference.setting import Setting, Wishes, check_window, choose
 from medseg3d.inference.windows import SIZE_MULTIPLE, EmptyWindows, background_of, blended_rows, joined
 from medseg3d.networks.folding import folded
 from medseg3d.networks.segformer import SegFormer
@@ -115,13 +115,7 @@ class Predictor:
         strides = {int(getattr(n, "stride", 1)) for n in networks}
         if len(strides) > 1:
             raise ConfigError("the networks of an ensemble must predict at one stride")
-        stride = strides.pop()
-        if any(n % stride for n in self.roi_size):
-            nearest = " x ".join(str(max(round(n / stride), 1) * stride) for n in self.roi_size)
-            raise ConfigError(
-                f"a window (roi) of {' x '.join(map(str, self.roi_size))} voxels must be divisible by {stride}, the "
-                f"network's stride, on every axis; the nearest that is: {nearest}"
-            )
+        check_window(self.roi_size, strides.pop())
         dtype = self.autocast or torch.float32
         segments = task.kind == "segmentation"
         self.networks = [(folded(n, dtype) if segments else n.eval()).to(self.device) for n in networks]
@@ -153,10 +147,9 @@ class Predictor:
         """The same for models that ``load_models`` has read."""
         first = models[0]
         given = {k: v for k, v in options.items() if v is not None}
-        hashes = sorted(m.weights_sha256 for m in models)
-        lines = dict.fromkeys(c for m in models for c in m.calibrations if c.models == len(models))
-        fitting = tuple(c for c in lines if sorted(c.weights_sha256) == hashes)
-        if lines and not fitting and "calibrations" not in given:
+        fitting = calibrations_of(models)
+        others = any(c.models == len(models) for m in models for c in m.calibrations)
+        if others and not fitting and "calibrations" not in given:
             logger.warning("the calibration of the expected Dice belongs to other weights, and is not used")
         own: dict[str, Any] = {"roi_size": first.roi_size, "overlap": first.overlap, "calibrations": fitting}
         if all(m.postprocessing == first.postprocessing for m in models):
@@ -285,14 +278,6 @@ class Predictor:
         image, empty = self._image(volume, grid, setting)
         return joined(setting.plan, blended_rows(setting.plan, image, setting.computing, empty)), grid
 
-    def labels_from(self, volume: Volume, coarse: Tensor, grid: NetworkGrid) -> Volume:
-        """The label map that ``logits`` of a volume mean."""
-        return volume.with_data(self._cleaned(decode_labels(*self._to_decode(coarse, grid), self.task), volume)[None])
-
-    def probabilities_from(self, volume: Volume, coarse: Tensor, grid: NetworkGrid) -> Volume:
-        """The probabilities that ``logits`` of a volume mean."""
-        return volume.with_data(decode_probabilities(*self._to_decode(coarse, grid), self.task))
-
     @torch.no_grad()
     def classify(self, volume: Volume) -> dict[str, float]:
         """Probability of each of the task's labels for the whole image; the mean of an ensemble's."""
@@ -356,10 +341,6 @@ class Predictor:
             except torch.OutOfMemoryError:
                 logger.warning("the image stays on the host: the device has no room for it")
         return image, empty
-
-    def _to_decode(self, coarse: Tensor, grid: NetworkGrid) -> tuple[Tensor, NetworkGrid, int]:
-        stride = int(self.networks[0].stride)  # type: ignore[arg-type]
-        return (full_logits(coarse, grid.shape, stride), grid, 1) if self.dense else (coarse, grid, stride)
 
     def _refuse_kind(self, wanted: str) -> None:
         if self.task.kind != wanted:

@@ -72,6 +72,20 @@ class Wishes:
                 raise ConfigError(f"{name} {value} must be more than 0")
 
 
+def check_window(roi_size: Sequence[int], stride: int) -> None:
+    """Refuse a window that does not fit the network's stride, with the nearest that does.
+
+    Raises:
+        ConfigError: always then.
+    """
+    if any(n % stride for n in roi_size):
+        nearest = " x ".join(str(max(round(n / stride), 1) * stride) for n in roi_size)
+        raise ConfigError(
+            f"a window (roi) of {' x '.join(map(str, roi_size))} voxels must be divisible by {stride}, the network's "
+            f"stride, on every axis; the nearest that is: {nearest}"
+        )
+
+
 def choose(
     wishes: Wishes,
     grid: NetworkGrid,
