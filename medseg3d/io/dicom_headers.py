@@ -85,7 +85,7 @@ class Header:
     """
 
     path: Path
-    dataset: Dataset
+    dataset: Dataset = field(repr=False)
     size: int
     pixels_at: int | None
     pixel_bytes: int

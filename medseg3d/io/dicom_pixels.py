@@ -170,7 +170,8 @@ def _unpacked(header: Header) -> NDArray[Any]:
             if not there and header.syntax in GDCM:
                 return _by_gdcm(header)
             plugin = next((p for p in PLUGINS if p in there), "")
-            return np.asarray(pixel_array(header.path, raw=True, decoding_plugin=plugin))
+            source = header.path if header.pixels_at is not None else dcmread(header.path)  # deflated as a whole
+            return np.asarray(pixel_array(source, raw=True, decoding_plugin=plugin))
     except OSError as error:
         raise InputError("E-NOT-READABLE", f"cannot be read ({error.strerror})", file=header.path) from None
     except Exception as error:  # whatever damaged bytes make a decoder raise
