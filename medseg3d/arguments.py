@@ -321,6 +321,7 @@ def _convert(sub: argparse.ArgumentParser) -> None:
     add("-i", "--input", type=Path, required=True, metavar="DICOM", help="folder of DICOM files, or one file")
     add("-o", "--output", type=Path, required=True, metavar="FOLDER")
     add("--series", metavar="NUMBER", help="this one alone: number or id as medseg3d info shows them, or its UID")
+    add("--images", type=Path, metavar="FOLDER", help="of a SEG or RTSTRUCT: the DICOM images that it was drawn on")
     _dicom(sub)
     _json(sub)
 

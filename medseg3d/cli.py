@@ -269,10 +269,15 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def convert(options: argparse.Namespace) -> int:
-    """Write DICOM series as NIfTI, each with a JSON of what was found."""
+    """Write DICOM series as NIfTI, each with a JSON of what was found; a SEG or RTSTRUCT as a label map."""
     from medseg3d.io.conversion import convert as to_nifti
 
-    chosen = {"series": options.series, "timepoint": options.timepoint, "force": options.force}
+    chosen = {
+        "series": options.series,
+        "timepoint": options.timepoint,
+        "force": options.force,
+        "images": options.images,
+    }
     result = to_nifti(options.input, options.output, **chosen)
     if options.json:
         print(json.dumps(result.as_dict(), indent=2))
@@ -301,7 +306,9 @@ def export(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"path": str(done.path), "difference": done.difference, "sizes": done.sizes}, indent=2))
     else:
-        print(f"written: {done.path}\nits logits differ from the model's by at most {done.difference:.1e} of the largest")
+        print(
+            f"written: {done.path}\nits logits differ from the model's by at most {done.difference:.1e} of the largest"
+        )
     return OK
 
 
@@ -347,7 +354,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return UNEXPECTED
 
 
-VERBS = (tasks, models, download, check, train, predict, verify, evaluate, compare, report, preview, convert, info, export)
+VERBS = (
+    tasks,
+    models,
+    download,
+    check,
+    train,
+    predict,
+    verify,
+    evaluate,
+    compare,
+    report,
+    preview,
+    convert,
+    info,
+    export,
+)
 
 
 class LineHandler(logging.StreamHandler):

@@ -13,6 +13,7 @@ from medseg3d import __version__
 from medseg3d.checks import ConfigError, Finding, InputError, collected
 from medseg3d.io.atomic import atomic_write
 from medseg3d.io.dicom import Listing, Series, find_series, read_series
+from medseg3d.io.label_conversion import convert_labels, is_label_file
 from medseg3d.io.nifti_writing import write_nifti
 
 log = logging.getLogger(__name__)
@@ -50,8 +51,9 @@ def convert(
     series: str | int | None = None,
     timepoint: int | None = None,
     force: bool = False,
+    images: str | Path | None = None,
 ) -> Conversion:
-    """Write every series of a folder, or the one that is named, as NIfTI.
+    """Write every series of a folder, or the one that is named, as NIfTI; a SEG or RTSTRUCT file as a label map.
 
     Files are called ``series_NN_ID``, after the number that ``medseg3d info`` shows and a hash of the identifier, never
     after what headers say, which may name the patient. The JSON holds geometry, type and findings, and no text of headers.
@@ -61,11 +63,14 @@ def convert(
         output: folder to write to; made where it is missing.
         series: number or identifier of ``find_series``, or a SeriesInstanceUID.
         timepoint, force: as of ``find_series``.
+        images: of a SEG or RTSTRUCT file, as of ``convert_labels``.
 
     Raises:
         ConfigError: where there is no DICOM file.
         InputError: where there is no series, or not the one that is asked for.
     """
+    if is_label_file(path):
+        return Conversion(Path(output), {1: convert_labels(path, output, images=images, series=series)}, {}, ())
     listing, output = find_series(path, timepoint=timepoint, force=force), Path(output)
     if listing.empty and listing.root.is_dir():
         raise ConfigError(f"no DICOM file in {path}; give the folder of a study or a series")

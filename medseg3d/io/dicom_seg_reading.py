@@ -34,10 +34,12 @@ class Segmented:
     Args:
         labels: ``(1, columns, rows, planes)`` of the segments' values and 0; only as many planes as the file reaches over.
         segments: what the values mean.
+        frame_of_reference_uid: of the positions in the patient.
     """
 
     labels: Volume
     segments: tuple[Segment, ...]
+    frame_of_reference_uid: str = ""
 
 
 def sop_class(path: Path) -> str | None:
@@ -75,10 +77,12 @@ def read_seg(path: str | Path, *, task: Task | None = None) -> Segmented:
     if task is not None and (regions := regions_of(task, segments)):
         volumes = {label: _volume(dataset, [number], path) for number, label in regions.items()}
         masks = {label: volume.data != 0 for label, volume in volumes.items()}
-        return Segmented(next(iter(volumes.values())).with_data(painted(masks, task, file=path)), segments)
+        labels = next(iter(volumes.values())).with_data(painted(masks, task, file=path))
+        return Segmented(labels, segments, str(dataset.FrameOfReferenceUID))
     values = {s.value: s.value for s in segments} if task is None else values_of(task, segments, file=path)
     numbers = [number for number, value in values.items() if value] or list(values)[:1]
-    return Segmented(renumbered(_volume(dataset, numbers, path), values), segments)
+    labels = renumbered(_volume(dataset, numbers, path), values)
+    return Segmented(labels, segments, str(dataset.FrameOfReferenceUID))
 
 
 def _opened(path: Path) -> Segmentation:
