@@ -184,7 +184,7 @@ def test_bad_cases_are_listed_and_the_others_scored(folders: tuple[Path, Path], 
     }
     assert failed["cut"]["code"] != "E-UNEXPECTED"
     assert "corners 2 mm apart" in failed["moved"]["message"]
-    assert "(16, 14, 12) against (15, 14, 12)" in failed["size"]["message"]
+    assert "(15, 14, 12) against (16, 14, 12)" in failed["size"]["message"]
     assert (
         "the prediction holds values 7 (64 voxels) outside task 'organs'; known are 0, 1, 2"
         in failed["value"]["message"]

@@ -14,7 +14,7 @@ from medseg3d.task import Task
 from medseg3d.volume import Grid, Volume
 
 
-def require_grid(grid: Grid, wanted: Grid, *, what: str, than: str, file: Path | None = None) -> None:
+def require_grid(grid: Grid, wanted: Grid, *, what: str, than: str, file: str | Path | None = None) -> None:
     """Refuse what does not lie where it should, voxel for voxel.
 
     Args:
@@ -30,12 +30,12 @@ def require_grid(grid: Grid, wanted: Grid, *, what: str, than: str, file: Path |
         message = f"{what} is {grid.spatial_dims}D, {than} {wanted.spatial_dims}D"
         fix = "slices go with slices, volumes with volumes"
         raise InputError("E-DIMENSIONS", message, file=file, fix=fix)
-    if difference := wanted.differs_from(grid):
+    if difference := grid.differs_from(wanted):
         fix = f"resample {what} to the grid of {than} (label maps with the nearest voxel), or register the two"
         raise InputError("E-GRID", f"{what} lies on another grid than {than}: {difference}", file=file, fix=fix)
 
 
-def require_one_channel(volume: Volume, *, what: str, file: Path | None = None) -> None:
+def require_one_channel(volume: Volume, *, what: str, file: str | Path | None = None) -> None:
     """Refuse a label map of several channels.
 
     Raises:
@@ -47,7 +47,7 @@ def require_one_channel(volume: Volume, *, what: str, file: Path | None = None) 
 
 
 def foreign_values(
-    data: NDArray[Any], known: Collection[int], task: Task, *, what: str, file: Path | None = None
+    data: NDArray[Any], known: Collection[int], task: Task, *, what: str, file: str | Path | None = None
 ) -> InputError | None:
     """The refusal of label values that are not among those known; None where all are.
 

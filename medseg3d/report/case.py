@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medseg3d.checks import InputError
+from medseg3d.io.rules import require_grid
 from medseg3d.report import scores
 from medseg3d.report.focus import Focus, distance_of, find_focus
 from medseg3d.report.planes import PREDICTION, REFERENCE, Contour, three_planes, view_box
@@ -102,8 +103,7 @@ def _scene(
 ) -> tuple[Scene, Focus]:
     image = case.image()
     reference, prediction = case.pair()
-    if difference := image.grid.differs_from(reference.grid):
-        raise InputError("E-GRID", f"the scan lies on another grid than its labels: {difference}")
+    require_grid(image.grid, reference.grid, what="the scan", than="its labels")
     scene = make_scene(
         image, list(task.channels), reference=reference, prediction=prediction, ct=task.intensity == "ct" or None
     )

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from medseg3d.checks import InputError
 from medseg3d.io import read_volume
+from medseg3d.io.rules import require_grid
 from medseg3d.report.case import data_element, stage
 from medseg3d.report.html import page
 from medseg3d.report.planes import PREDICTION, REFERENCE, Contour, three_planes
@@ -69,8 +69,7 @@ def _own(image: str | Path, maps: Mapping[str, str | Path], labels: Mapping[str,
     scan = read_volume(image, nonfinite="zero")
     volumes = {name: read_volume(path, labels=True) for name, path in maps.items()}
     for name, volume in volumes.items():
-        if difference := scan.grid.differs_from(volume.grid):
-            raise InputError("E-GRID", f"the {name} lies on another grid than the scan: {difference}", file=maps[name])
+        require_grid(volume.grid, scan.grid, what=f"the {name}", than="the scan", file=Path(maps[name]))
     scene = make_scene(scan, [f"channel {i}" for i in range(scan.channels)], **volumes)
     if labels is None:
         values = sorted({int(v) for volume in volumes.values() for v in np.unique(volume.data)} - {0})

@@ -16,6 +16,7 @@ from PIL import Image
 from medseg3d.checks import InputError
 from medseg3d.io import atomic_write, read_volume
 from medseg3d.io.colours import label_colour
+from medseg3d.io.rules import require_grid
 from medseg3d.report.intensity import Intensity, sample
 from medseg3d.report.planes import Contour, three_planes
 from medseg3d.report.scene import Scene, make_scene
@@ -49,8 +50,8 @@ def preview(path: str | Path, output: str | Path, *, labels: str | Path | None =
     volume, warnings = _read(path)
     is_map = labels is None and is_label_map(volume.data)
     marked = read_volume(labels, labels=True) if labels is not None else volume if is_map else None
-    if marked is not None and (difference := volume.grid.differs_from(marked.grid)):
-        raise InputError("E-GRID", f"the labels lie on another grid than the scan: {difference}", file=labels)
+    if marked is not None:
+        require_grid(marked.grid, volume.grid, what="the label map", than="the scan", file=labels)
     scene = make_scene(volume, [f"channel {i}" for i in range(volume.channels)], prediction=marked)
     point = _largest_section(scene.prediction, scene.shape)
     contours: list[Contour] = []

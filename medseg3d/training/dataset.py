@@ -253,7 +253,7 @@ def fingerprint(cases: Sequence[Case]) -> str:
     """What a run remembers its data by: names, file sizes and the beginning and end of every file; not where they lie.
 
     Raises:
-        InputError: ``E-MISSING`` for a file that cannot be read.
+        InputError: ``E-NOT-READABLE`` for a file that cannot be read.
     """
 
     def of_file(path: Path) -> str:
@@ -270,6 +270,6 @@ def fingerprint(cases: Sequence[Case]) -> str:
         try:
             return "\n".join([case.name, str(case.class_index), *(of_file(p) for p in sorted(paths))])
         except OSError as error:
-            raise InputError("E-MISSING", f"case {case.name}: {error.strerror}", file=error.filename) from error
+            raise InputError("E-NOT-READABLE", f"cannot be read ({error.strerror})", file=error.filename) from error
 
     return hashlib.sha256("\n\n".join(of_case(c) for c in sorted(cases, key=lambda c: c.name)).encode()).hexdigest()
