@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 from medseg3d.checks import ConfigError, InputError, some_names
 from medseg3d.io import find_cases, read_label, read_volume
+from medseg3d.io.dicom_magic import is_dicom
 from medseg3d.io.images import SUFFIXES, image_suffix
 from medseg3d.io.rules import foreign_values, require_grid, require_one_channel
 from medseg3d.task import Task
@@ -140,9 +141,8 @@ def _stem(path: Path) -> str | None:
 
 def _is_seg(path: Path) -> bool:
     """Whether a file is a DICOM segmentation; pydicom is asked about DICOM files alone, as its import takes long."""
-    with path.open("rb") as file:
-        if file.read(132)[128:] != b"DICM":
-            return False
+    if not is_dicom(path):
+        return False
     from medseg3d.io.dicom_seg_reading import is_seg
 
     return is_seg(path)

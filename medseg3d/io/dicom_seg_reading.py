@@ -16,6 +16,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
 from medseg3d.checks import InputError
+from medseg3d.io.dicom_magic import is_dicom
 from medseg3d.io.dicom_planes import LPS
 from medseg3d.io.segments import Code, Segment, painted, regions_of, values_of
 from medseg3d.task import Task
@@ -44,10 +45,9 @@ class Segmented:
 
 def sop_class(path: Path) -> str | None:
     """What kind of object a DICOM file holds, as its beginning says; None where it is no DICOM file."""
+    if not is_dicom(path):
+        return None
     try:
-        with path.open("rb") as file:
-            if file.read(132)[128:] != b"DICM":
-                return None
         return str(read_file_meta_info(path).get("MediaStorageSOPClassUID", ""))
     except (OSError, InvalidDicomError, ValueError, EOFError, struct.error):
         return None
