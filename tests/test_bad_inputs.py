@@ -328,6 +328,25 @@ def test_values_above_255_are_kept(tmp_path: Path) -> None:
     assert nib.load(tmp_path / "a.nii.gz").dataobj[1, 2, 3] == 300
 
 
+def test_a_table_that_cannot_be_used(tmp_path: Path) -> None:
+    write_balls(tmp_path, count=2)
+    (tmp_path / "t.csv").write_text("image,label\nimages/ball_0.nii.gz,labels/absent.nii.gz\n")
+    found = inspect(tmp_path / "t.csv", ball_task())
+    assert [f.code for f in found.findings] == ["E-FILE-MISSING"]
+    (tmp_path / "t.csv").write_text("image,label\nimages/ball_0.nii.gz,labels/ball_0.nii.gz\n")
+    found = inspect(tmp_path / "t.csv", ball_task())
+    assert [f.code for f in found.findings] == ["W-SPLIT"]
+    assert found.labels["core"]["cases"] == 1
+
+
+def test_copies_are_named_so_that_they_are_found(tmp_path: Path) -> None:
+    write_balls(tmp_path / "one", count=1)
+    write_balls(tmp_path / "two", count=1)
+    (found,) = inspect(tmp_path).findings
+    assert "one/images/ball_0.nii.gz" in found.message
+    assert Path(str(found.file)) == tmp_path / "two" / "images" / "ball_0.nii.gz"
+
+
 def test_channels_are_named_before_they_are_used(tmp_path: Path) -> None:
     """Nobody can see whether T1 and T2 are swapped; the mapping is said, and a name that is not known is refused."""
     task = ball_task(channels={"T1": [], "T2": []})

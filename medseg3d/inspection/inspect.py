@@ -39,6 +39,8 @@ def inspect(path: str | Path, task: Task | None = None, *, validation_fraction: 
     if task is None:
         return inspect_files(path)
     dataset, findings = _data_set(path, task)
+    if dataset is None and path.is_file():
+        return Inspection(path, str(path), tuple(findings), 0)
     if dataset is None:
         files = inspect_files(path)
         return Inspection(path, files.heading, (*findings, *files.findings), files.cases)

@@ -51,7 +51,7 @@ def copies(parts: Mapping[str, Sequence[Facts]]) -> list[Finding]:
         (part, first), *others = group
         for other_part, other in others:
             twins.add(frozenset((part, other_part, first.case.name, other.case.name)))
-            message = f"the same image as {Path(first.file).name}, voxel for voxel"
+            message = f"the same image as {_apart(first.file, other.file)}, voxel for voxel"
             if part == other_part:
                 fix = "keep one of the two: the other adds nothing"
                 found.append(Finding("W-SAME-CONTENT", "warning", other.file, message, fix))
@@ -71,6 +71,15 @@ def copies(parts: Mapping[str, Sequence[Facts]]) -> list[Finding]:
                 fix = "put all scans of one patient into one part"
                 found.append(Finding("E-LEAKAGE", "error", other.file, message, fix))
     return found
+
+
+def _apart(file: str, other: str) -> str:
+    """The end of a path that tells it from another."""
+    parts, others = Path(file).parts, Path(other).parts
+    for length in range(1, min(len(parts), len(others)) + 1):
+        if parts[-length:] != others[-length:]:
+            return Path(*parts[-length:]).as_posix()
+    return file
 
 
 def _groups(keyed: Iterable[tuple[str | None, tuple[str, Facts]]]) -> list[list[tuple[str, Facts]]]:
