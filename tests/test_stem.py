@@ -54,6 +54,20 @@ def test_a_window_gets_the_tokens_it_would_compute(shape, roi, axis, chunk_rows,
 
 
 @torch.no_grad()
+def test_tokens_do_not_depend_on_what_memory_held_before() -> None:
+    """In bfloat16, with memory full of NaN before each window: a convolution that reads too far shows."""
+    torch.manual_seed(0)
+    net = folded(SegFormer(3, 2, 3, **SMALL), torch.bfloat16)
+    image = torch.randn(2, 32, 48, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+    plan = WindowPlan.of(net, image.shape[1:], (32, 32, 32), 0.5)
+    stem = Stem(Computing.of(net, torch.device("cpu"), 1, None), plan, image)
+    for corner in itertools.chain.from_iterable(plan.corners(start) for start in plan.starts[plan.axis]):
+        for size in (2**k for k in range(8, 20)):
+            torch.full((size,), torch.nan, dtype=torch.bfloat16)
+        assert torch.isfinite(stem.window(corner)()).all()
+
+
+@torch.no_grad()
 def test_blended_logits_are_those_of_windows_by_themselves(monkeypatch) -> None:
     net = network(3)
     image = torch.randn(2, 70, 48, 64, generator=torch.Generator().manual_seed(1))
