@@ -144,7 +144,13 @@ def _train(sub: argparse.ArgumentParser) -> None:
     add("--max-time", type=seconds, metavar="TIME", help="length of the training as 90s, 30m or 1h30m")
     add("--set", type=setting, action="append", default=[], metavar="KEY=VALUE", help="change a key of train.yaml")
     add("--resume", action="store_true", help="go on where the run directory's last checkpoint stands")
-    add("--fine-tune", type=Path, metavar="RUN", help="begin with the weights of this run directory")
+    add(
+        "--init",
+        "--fine-tune",
+        dest="fine_tune",
+        metavar="WEIGHTS",
+        help="begin with these: a run directory, published weights (file, folder), a name on the Hugging Face hub",
+    )
     add("--folds", type=int, metavar="N", help="cross-validation: a run directory per fold in the output folder")
     add("--fold", type=int, metavar="K", help="train this fold alone (from 1), for several machines")
     add("--group-by", metavar="COLUMN", help="cases with the same value stay in one fold; default: patients, by name")

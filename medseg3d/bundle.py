@@ -49,6 +49,7 @@ def create(
     preprocessing: Preprocessing,
     phantom: bool,
     channel_dropout: float = 0.0,
+    init: Mapping[str, Any] | None = None,
 ) -> None:
     """Make a run directory that MONAI can run from its first second.
 
@@ -56,7 +57,7 @@ def create(
         folder: the run directory.
         train_config: text of ``configs/train.yaml``.
         data: content of ``configs/data.json``: the cases and their split.
-        task, network, preprocessing, phantom, channel_dropout: as for ``write_metadata``.
+        task, network, preprocessing, phantom, channel_dropout, init: as for ``write_metadata``.
     """
     configs = folder / "configs"
     (folder / "models").mkdir(parents=True, exist_ok=True)
@@ -68,6 +69,7 @@ def create(
         roi_size=task.patch_size,
         phantom=phantom,
         channel_dropout=channel_dropout,
+        init=init,
     )
     atomic_write(configs / "data.json", json.dumps(data, indent=1))
     for name in ("inference.yaml", "evaluate.yaml"):
@@ -89,6 +91,7 @@ def write_metadata(
     roi_size: Sequence[int],
     phantom: bool,
     channel_dropout: float = 0.0,
+    init: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write ``configs/metadata.json``: MONAI's keys, and under ``medseg3d`` all that prediction needs besides weights.
 
@@ -100,6 +103,7 @@ def write_metadata(
         roi_size: window for prediction.
         phantom: whether it is trained on made-up data.
         channel_dropout: part of the training samples that each channel was missing from; above 0 the network can do without.
+        init: name and hash of the weights that the training began with, where they were not random.
 
     Returns:
         What was written.
@@ -131,6 +135,7 @@ def write_metadata(
                 **({"channel_dropout": channel_dropout} if channel_dropout else {}),
             },
             "phantom": phantom,
+            **({} if init is None else {"init": dict(init)}),
         },
     }
     atomic_write(folder / "configs" / "metadata.json", json.dumps(metadata, indent=2))

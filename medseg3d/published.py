@@ -17,18 +17,17 @@ from medseg3d.inference.model import METADATA, SECTION
 from medseg3d.io.atomic import atomic_write
 from medseg3d.io.digest import sha256_of
 from medseg3d.networks.inflation import reversed_axes
-from medseg3d.networks.naming import family_of
 from medseg3d.networks.segformer import SegFormer, SegFormerClassifier
 from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task, load_task
 from medseg3d.training.checkpoint import save_weights
-from medseg3d.weights import FILES, locate, read_network, read_weights, unwrapped
+from medseg3d.training.initial import PUBLISHED_TASK
+from medseg3d.weights import FILES, family_in, locate, read_network
 
 logger = logging.getLogger(__name__)
 
 ORIGIN = "origin"
 """Key of metadata.json's section that says where weights come from."""
-BRATS_SEGFORMER3D = "brats-segformer3d"
 WINDOW = (128, 128, 128)
 """What the published SegFormer3D was validated on, in one window; it was trained on patches of 96."""
 STATEMENT = (
@@ -61,10 +60,10 @@ def make_bundle(source: str | Path, task: Task, folder: Path, *, attention_scale
     path = locate(source)
     network: Any = read_network(path, attention_scale=attention_scale)
     _check_fit(network, task, path)
-    if family_of(unwrapped(read_weights(path, plain=False), path)) == "segformer3d":
+    if family_in(path) == "segformer3d":
         network = reversed_axes(network)
         logger.info("%s: %s", path.name, TURNED)
-    if task.name == BRATS_SEGFORMER3D:
+    if task.name == PUBLISHED_TASK:
         logger.info("%s: %s", path.name, STATEMENT)
     else:
         logger.warning(
@@ -77,7 +76,7 @@ def make_bundle(source: str | Path, task: Task, folder: Path, *, attention_scale
         task=task,
         network=network.config,
         preprocessing=Preprocessing.from_task(task),
-        roi_size=WINDOW if task.name == BRATS_SEGFORMER3D else task.patch_size,
+        roi_size=WINDOW if task.name == PUBLISHED_TASK else task.patch_size,
         phantom=False,
     )
     metadata[SECTION][ORIGIN] = {"weights": path.name, "sha256": sha256_of(path)}
@@ -133,7 +132,7 @@ def model_directories(
     if published and task is None:
         raise ModelError(
             f"{published[0]} is no run directory; for a file of published weights say what they were trained for, such as "
-            f"--task {BRATS_SEGFORMER3D}"
+            f"--task {PUBLISHED_TASK}"
         )
     with tempfile.TemporaryDirectory(prefix="medseg3d-") as temporary:
         out = []

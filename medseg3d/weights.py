@@ -90,6 +90,18 @@ def read_network(
     return network
 
 
+def family_in(path: Path) -> str:
+    """Whose naming the weights in a file have: a key of ``naming.FAMILIES``.
+
+    Raises:
+        ModelError: for what cannot be read, or has the naming of none.
+    """
+    try:
+        return family_of(unwrapped(read_weights(path, plain=False), path))
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
 def locate(source: str | Path) -> Path:
     """The file of weights that a file, a folder or a name on the hub stands for.
 

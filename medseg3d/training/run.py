@@ -21,6 +21,7 @@ from medseg3d.task import Task, load_task
 from medseg3d.training.budget import fit_budget
 from medseg3d.training.checkpoint import LAST
 from medseg3d.training.dataset import dataset_as_dict, dataset_from_dict, fingerprint, prepare, training_statistics
+from medseg3d.training.initial import read_source
 from medseg3d.training.parts import TASK_SETTINGS, task_with
 from medseg3d.training.processes import Processes
 from medseg3d.training.sanity import check_once
@@ -148,7 +149,9 @@ def _begin(
         "task": task.as_dict(),
         "statistics": None if statistics is None else list(statistics),
         "phantom": phantom,
+        "init": None if settings["fine_tune"] is None else dict(read_source(settings["fine_tune"]).origin),
     }
+    refuse_code("init", values["init"])
     held.enter_context(_locked(folder))
     held.push(lambda *_: prepared.clear())
     bundle.create(
@@ -160,14 +163,16 @@ def _begin(
         preprocessing=preprocessing,
         phantom=phantom,
         channel_dropout=settings["channel_dropout"],
+        init=values["init"],
     )
     return values
 
 
 def _absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that name folders, as seen from anywhere."""
-    folders = {k: str(Path(settings[k]).absolute()) for k in ("cache", "fine_tune") if settings.get(k) is not None}
-    return {**settings, **folders}
+    """Settings that name folders, as seen from anywhere; weights may also have a name on a hub."""
+    folders = {k: Path(settings[k]) for k in ("cache", "fine_tune") if settings.get(k) is not None}
+    places = {k: str(p.absolute()) for k, p in folders.items() if k == "cache" or p.exists()}
+    return {**settings, **places}
 
 
 def _run_workflow(

@@ -14,9 +14,10 @@ from medseg3d import configs_folder
 from medseg3d.checks import ConfigError
 from medseg3d.inference.predictor import autocast_type
 from medseg3d.task import Task
+from medseg3d.training.initial import initial_config
 from medseg3d.training.losses import build_loss
 from medseg3d.training.optimizer import learning_rate_factor
-from medseg3d.training.parts import TASK_SETTINGS, fine_tune_config, network_config, task_with
+from medseg3d.training.parts import TASK_SETTINGS, network_config, task_with
 from medseg3d.training.tracking import TRACKERS
 
 RUN_MARK = "# --- the run"
@@ -78,7 +79,7 @@ def merge_settings(task: Task, *changes: Mapping[str, Any], base: Mapping[str, A
     _check_ranges(merged)
     chosen = task_with(task, **{name: merged[name] for name in TASK_SETTINGS})
     merged |= {name: chosen.as_dict()[name] for name in TASK_SETTINGS}
-    kept = {} if merged["fine_tune"] is None else fine_tune_config(merged["fine_tune"])
+    kept = {} if merged["fine_tune"] is None else initial_config(merged["fine_tune"], chosen)
     merged["network"] = network_config(chosen, {**kept, **network})
     build_loss(merged["loss"], chosen)
     learning_rate_factor(0, total_steps=1, warmup_steps=0, schedule=merged["schedule"])

@@ -56,6 +56,7 @@ class Trainer:
         recipe: the other numbers.
         resume: go on from ``models/last.pt``.
         phantom: the data are made up; written beside the weights.
+        init: name and hash of the weights that the network began with; written beside the weights.
         tracker: ``mlflow`` or ``wandb``, besides metrics.csv and TensorBoard; None for neither.
     """
 
@@ -76,6 +77,7 @@ class Trainer:
         recipe: Recipe,
         resume: bool = False,
         phantom: bool = False,
+        init: Mapping[str, Any] | None = None,
         tracker: str | None = None,
     ) -> None:
         self.processes = Processes.join()
@@ -88,6 +90,7 @@ class Trainer:
         self.dataset, self.validation = dataset, validation
         self.folder = Path(bundle_root)
         self.task, self.preprocessing, self.phantom, self.tracker = task, preprocessing, phantom, tracker
+        self.init = init
         self.max_epochs, self.steps_per_epoch, self.recipe, self.resume = max_epochs, steps_per_epoch, recipe, resume
         self.step = 0
         self.best = self.plateau = -math.inf
@@ -132,6 +135,7 @@ class Trainer:
                 preprocessing=self.preprocessing,
                 roi_size=self.dataset.patch_size,
                 phantom=self.phantom,
+                init=self.init,
                 channel_dropout=0.0 if self.dataset.augmentation is None else self.dataset.augmentation.channel_dropout,
             )
         journal = Journal(
