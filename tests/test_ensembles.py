@@ -256,13 +256,12 @@ def test_probabilities_are_never_in_memory_as_a_whole(tmp_path: Path, monkeypatc
     assert sidecar is not None
     assert sidecar["probabilities"]["channels"] == ["background", *classes]
     assert sorted(p.name for p in out.glob("p*")) == [
-        "labels.ctbl",
-        "labels.label.txt",
         "p.nii.gz",
         "p.nii.gz.json",
         "p_probabilities.nii.gz",
         "predictions.json",
     ]
+    assert not list(out.glob(".*"))
 
 
 def test_regions_name_their_probabilities_without_background(tmp_path: Path) -> None:
