@@ -328,6 +328,7 @@ def _convert(sub: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, required=True, metavar="FOLDER")
     add("--series", metavar="NUMBER", help="this one alone: number or id as medseg3d info shows them, or its UID")
     add("--images", type=Path, metavar="FOLDER", help="of a SEG or RTSTRUCT: the DICOM images that it was drawn on")
+    add("--assume-orientation", metavar="CODE", help="of NIfTI files that do not say how they lie, such as RAS")
     _dicom(sub)
     _json(sub)
 

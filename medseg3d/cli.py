@@ -278,12 +278,17 @@ def convert(options: argparse.Namespace) -> int:
         "force": options.force,
         "images": options.images,
     }
-    result = to_nifti(options.input, options.output, **chosen)
+    if options.assume_orientation:
+        from medseg3d.io.orienting import assume_orientation
+
+        what, result = "files", assume_orientation(options.input, options.output, options.assume_orientation)
+    else:
+        what, result = "series", to_nifti(options.input, options.output, **chosen)
     if options.json:
         print(json.dumps(result.as_dict(), indent=2))
     else:
         total = len(result.written) + len(result.failed)
-        print(f"{len(result.written)} of {total} series are converted in {options.output}")
+        print(f"{len(result.written)} of {total} {what} are converted in {options.output}")
     if not result.failed:
         return OK
     return SOME_FAILED if result.written else ALL_FAILED

@@ -175,3 +175,29 @@ def test_debug_shows_where(run: Run, task: Path, tmp_path: Path) -> None:
     write_balls(tmp_path / "data", count=1)
     with pytest.raises(MedSegError):
         run("train", "--task", task, "--data", tmp_path / "data", "-o", tmp_path / "run", "--debug")
+
+
+def test_an_orientation_that_the_user_knows(run: Run, tmp_path: Path) -> None:
+    """What is refused everywhere can be mended: the fix that the message names."""
+    _, file = made("nifti: no form", tmp_path / "in")
+    assert "convert --assume-orientation RAS" in words_of(file)
+    shutil.copy(made("nifti: oblique", tmp_path / "other")[1], tmp_path / "in" / "oblique.nii.gz")
+    code, out, err = run("convert", "-i", tmp_path / "in", "-o", tmp_path / "out", "--assume-orientation", "lps")
+    assert (code, out) == (0, f"2 of 2 files are converted in {tmp_path / 'out'}\n")
+    assert err.count("its axes are taken as LPS, and its centre as 0") == 1
+    volume = read_volume(tmp_path / "out" / "scan.nii.gz")
+    assert "".join(volume.axcodes) == "LPS"
+    assert volume.spacing_mm == pytest.approx((1.5, 2, 3))
+    assert (volume.affine @ [5.5, 4.5, 3.5, 1])[:3] == pytest.approx([0, 0, 0])
+    assert (volume.data[0] == bad_nifti.DATA).all()
+    kept = read_volume(tmp_path / "out" / "oblique.nii.gz")
+    assert kept.grid.differs_from(read_volume(tmp_path / "in" / "oblique.nii.gz").grid) is None
+
+
+@pytest.mark.parametrize(("codes", "output"), [("RAX", "out"), ("RL", "out"), ("RAR", "out"), ("RAS", "in")])
+def test_an_orientation_that_cannot_be(codes: str, output: str, run: Run, tmp_path: Path) -> None:
+    made("nifti: no form", tmp_path / "in")
+    before = (tmp_path / "in" / "scan.nii.gz").read_bytes()
+    code, _, err = run("convert", "-i", tmp_path / "in", "-o", tmp_path / output, "--assume-orientation", codes)
+    assert (code, err.count("medseg3d: error:")) == (2, 1)
+    assert (tmp_path / "in" / "scan.nii.gz").read_bytes() == before

@@ -37,13 +37,16 @@ MAX_GZIP_RATIO = 1032
 """Deflate cannot pack tighter, so a larger claim is known to be wrong before anything is unpacked."""
 
 
-def read_nifti(path: str | Path, *, labels: bool = False, nonfinite: NonFinite = "error") -> Volume:
+def read_nifti(
+    path: str | Path, *, labels: bool = False, nonfinite: NonFinite = "error", assume_orientation: str | None = None
+) -> Volume:
     """Read a ``.nii`` or ``.nii.gz`` file.
 
     Args:
         path: the file.
         labels: integer values, exactly; ``scl_slope`` other than 1 is refused.
         nonfinite: what NaN and infinity in an image are: ``"error"`` or ``"zero"``.
+        assume_orientation: where the axes point (such as ``RAS``) in a file that does not say so; default: refuse it.
 
     Returns:
         A volume ``(C, x, y, z)``, or ``(C, x, y)`` for a file of two axes; a fourth axis becomes C. Its ``header``
@@ -67,7 +70,7 @@ def read_nifti(path: str | Path, *, labels: bool = False, nonfinite: NonFinite =
     spatial = min(len(shape), 3)
     data = np.moveaxis(data, -1, 0) if len(shape) == 4 else data[None]
     fields = fields_of(header)
-    affine = voxel_to_mm(fields, spatial, path)
+    affine = voxel_to_mm(fields, shape[:spatial], path, assume_orientation=assume_orientation)
     tell_about_geometry(fields, affine, shape[:spatial], path)
     if int(header["dim"][0]) > len(shape):
         sizes = tuple(int(n) for n in header["dim"][1 : int(header["dim"][0]) + 1])
@@ -97,7 +100,7 @@ def nifti_grid(path: str | Path) -> tuple[Grid, int, np.dtype[Any]]:
     dtype, shape = _type_and_shape(header, path)
     fields = fields_of(header)
     spatial = min(len(shape), 3)
-    affine = voxel_to_mm(fields, spatial, path)
+    affine = voxel_to_mm(fields, shape[:spatial], path)
     tell_about_geometry(fields, affine, shape[:spatial], path)
     return Grid(shape[:spatial], affine), shape[3] if len(shape) == 4 else 1, dtype
 

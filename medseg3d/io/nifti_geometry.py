@@ -12,7 +12,7 @@ from nibabel.quaternions import quat2mat
 from numpy.typing import NDArray
 
 from medseg3d.checks import InputError, tell
-from medseg3d.volume import SHEAR_TOLERANCE, Grid, Volume
+from medseg3d.volume import AXIS_CODES, SHEAR_TOLERANCE, Grid, Volume
 
 GEOMETRY = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 GEOMETRY_ROWS = ("srow_x", "srow_y", "srow_z", "pixdim")
@@ -53,28 +53,33 @@ def _chosen(fields: Mapping[str, Any]) -> NDArray[np.float64] | None:
     return affine
 
 
-def voxel_to_mm(fields: Mapping[str, Any], spatial_dims: int, path: Path) -> NDArray[np.float64]:
+def voxel_to_mm(
+    fields: Mapping[str, Any], shape: tuple[int, ...], path: Path, *, assume_orientation: str | None = None
+) -> NDArray[np.float64]:
     """The affine that the fields give by the book, voxel index to RAS+ mm; every doubt is an error.
 
     Args:
         fields: as ``fields_of`` gives them.
-        spatial_dims: 2 or 3; the affine is ``(d + 1, d + 1)``.
+        shape: of the 2 or 3 spatial axes; the affine is ``(d + 1, d + 1)``.
         path: the file, for the message.
+        assume_orientation: of a file without a form, such as ``RAS``.
 
     Raises:
         InputError: ``E-SPACING``, ``E-NO-ORIENTATION``, ``E-AFFINE`` or ``E-SHEAR``.
     """
-    sizes = fields["pixdim"][1 : spatial_dims + 1]
+    sizes = fields["pixdim"][1 : len(shape) + 1]
     if not all(math.isfinite(s) and s != 0 for s in sizes):
         message = f"voxel sizes (pixdim) {sizes}; every one is a positive number of mm"
         raise InputError("E-SPACING", message, file=path, fix="correct the header; tools that read 1 mm are guessing")
     if fields["sform_code"] <= 0 and fields["qform_code"] <= 0:
+        if assume_orientation is not None and len(shape) == 3:
+            return _assumed(fields, shape, assume_orientation, path)
         message = "neither sform nor qform is set, so left, right, front and back are unknown and readers differ"
         raise InputError(
             "E-NO-ORIENTATION",
             message,
             file=path,
-            fix="export it with its orientation; where you know it, set the sform (in Python: nibabel's set_sform)",
+            fix="export it with its orientation; where you know it: medseg3d convert --assume-orientation RAS",
         )
     affine = _chosen(fields)
     form = "sform" if fields["sform_code"] > 0 else "qform"
@@ -87,12 +92,27 @@ def voxel_to_mm(fields: Mapping[str, Any], spatial_dims: int, path: Path) -> NDA
     if norms.min() == 0 or abs(np.linalg.det(affine[:3, :3] / norms)) < 1e-3:
         message = f"the {form} {np.round(affine[:3, :3], 6).tolist()} is singular: voxels would lie in a plane"
         raise InputError("E-AFFINE", message, file=path, fix=fix)
-    if spatial_dims == 2:
+    if len(shape) == 2:
         return _plane(affine)
     shear = Grid((1, 1, 1), affine).shear
     if shear > SHEAR_TOLERANCE:
         message = f"the axes are sheared, {math.degrees(math.acos(min(shear, 1))):.2f} degrees apart instead of 90"
         raise InputError("E-SHEAR", message, file=path, fix="resample it to an orthogonal grid (gantry tilt?)")
+    return affine
+
+
+def _assumed(fields: Mapping[str, Any], shape: tuple[int, ...], codes: str, path: Path) -> NDArray[np.float64]:
+    """Axes along the directions named, the centre of the image at 0."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    scale = MM_PER_UNIT.get(fields["xyzt_units"] & 7, 1.0)
+    for axis, code in enumerate(codes):
+        world = next(w for w, pair in enumerate(AXIS_CODES) if code in pair)
+        step = (1 if code == AXIS_CODES[world][1] else -1) * scale * abs(fields["pixdim"][axis + 1])
+        affine[world, axis] = step
+        affine[world, 3] = -step * (shape[axis] - 1) / 2
+    message = f"neither sform nor qform is set; its axes are taken as {codes}, and its centre as 0"
+    tell("W-ASSUMED-ORIENTATION", message, file=path, fix="look at it: are left and right as they should be?")
     return affine
 
 
