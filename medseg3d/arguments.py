@@ -20,7 +20,7 @@ DESCRIPTION = """Segmentation of medical volumes with SegFormer.
   medseg3d report runs/brats                       one HTML file to look at
 """
 EXIT_CODES = """exit codes: 0 all well, 1 unexpected error, 2 wrong usage or config, 3 some cases failed, 4 all cases failed,
-5 input refused, 6 model refused, 130 interrupted"""
+5 input refused, 6 model refused, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM)"""
 
 
 def seconds(text: str) -> float:

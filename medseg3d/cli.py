@@ -13,6 +13,7 @@ from typing import Any
 
 from medseg3d.arguments import build_parser, train_settings
 from medseg3d.checks import ConfigError, InputError, MedSegError
+from medseg3d.termination import terminable
 
 OK, UNEXPECTED, SOME_FAILED, ALL_FAILED, INTERRUPTED = 0, 1, 3, 4, 130
 
@@ -336,15 +337,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.handlers = [LineHandler()]
     log.setLevel(logging.WARNING if options.quiet else logging.INFO)
     try:
-        return int(options.run(options))
+        with terminable():
+            return int(options.run(options))
     except MedSegError as error:
         if options.debug:
             raise
         print(f"medseg3d: error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("medseg3d: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return getattr(error, "exit_code", INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         return OK

@@ -9,6 +9,7 @@ import json
 import logging
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -190,8 +191,8 @@ def read_weights(path: Path, *, plain: bool = True) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (EOFError, KeyError, OSError, RuntimeError, SafetensorError, ValueError, pickle.UnpicklingError) as error:
+        weights = load_torch(path)
+    except (OSError, SafetensorError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"{path} cannot be read as weights ({reason}); it is truncated, damaged or another kind of file"
@@ -199,6 +200,28 @@ def read_weights(path: Path, *, plain: bool = True) -> dict[str, Any]:
     if not isinstance(weights, Mapping) or (plain and not _is_state_dict(weights)):
         raise ModelError(f"{path} is no plain state dict; it must hold tensors by name and nothing else")
     return dict(weights)
+
+
+def load_torch(path: Path) -> Any:
+    """What a torch file holds: tensors and plain values. Nothing in it is run, and its own checksums are compared.
+
+    Raises:
+        ValueError: saying in a few words why it cannot be read.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"{damaged} does not match its checksum")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own message advises to switch the protection off.
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"code or objects ({found[1]})" if found else "something else than tensors and plain values"
+        raise ValueError(f"it holds {what}, which is not run") from None
+    except Exception as error:  # a file made to do harm may fail in any way
+        raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
 
 
 def unwrapped(weights: Mapping[str, Any], path: Path) -> dict[str, Tensor]:

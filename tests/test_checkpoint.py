@@ -33,7 +33,7 @@ def test_the_state_before_is_kept(tmp_path: Path) -> None:
         save_state(tmp_path, {**STATE, "step": step})
     assert load_state(tmp_path)["step"] == 3
     assert torch.load(tmp_path / "prev.pt", weights_only=True)["step"] == 2
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pt", "prev.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["SHA256SUMS", "last.pt", "prev.pt"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "flipped"])
@@ -89,4 +89,4 @@ def test_leftovers_of_killed_processes_go(tmp_path: Path) -> None:
     save_state(tmp_path, STATE)
     (tmp_path / ".tmp-1-ab.pt").write_bytes(b"half")
     remove_leftovers(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["SHA256SUMS", "last.pt"]

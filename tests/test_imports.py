@@ -14,7 +14,7 @@ from tests.shared import ROOT
 PACKAGE = ROOT / "medseg3d"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
-    {"checks"},
+    {"checks", "termination"},
     {"volume", "task", "interpolation"},
     {"io", "metrics", "networks"},
     {"preprocessing", "postprocessing", "augmentation", "download", "weights"},

@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
@@ -30,6 +27,7 @@ from medseg3d.io.colours import write_colours
 from medseg3d.io.segments import segments_of
 from medseg3d.io.values import NonFinite
 from medseg3d.task import Task
+from medseg3d.termination import terminable
 
 __all__ = ["FolderResult", "predict_folder"]
 logger = logging.getLogger(__name__)
@@ -154,7 +152,7 @@ def predict_folder(
         predictor, given, output, origin, claims, result, kinds=kinds, overwrite=overwrite, finished=bar.update
     )
     try:
-        with _terminable(), bar:
+        with terminable(), bar:
             _remove_stale_temporaries(output)
             batch.run(own, ahead=options.get("max_ram") is None)
             done = [output_files(case, output)["labels"] for case in own if case.name in result.done]
@@ -245,20 +243,3 @@ def _remove_stale_temporaries(output: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > STALE_AFTER_S:
                 path.unlink()
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """While entered, SIGTERM is as Ctrl-C: a cluster's scheduler ends its jobs so."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if ours:
-        signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)

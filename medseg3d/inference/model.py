@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medseg3d.checks import ConfigError, ModelError
 from medseg3d.inference.confidence import Calibration
 from medseg3d.io.atomic import atomic_write
-from medseg3d.io.digest import sha256_of
+from medseg3d.io.checksums import SUMS, Checksums
 from medseg3d.postprocessing import Cleaning, rules_as_dict, rules_from_dict
 from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task
@@ -89,6 +89,7 @@ def load_model(directory: str | Path) -> TrainedModel:
                 f"{wanted}; the two do not belong together"
             )
     path = weights_file(directory)
+    digest = _verified_hash(path)
     _load_weights(network, read_weights(path), path)
     phantom = bool(section.get("phantom", False))
     return TrainedModel(
@@ -98,7 +99,7 @@ def load_model(directory: str | Path) -> TrainedModel:
         roi_size,
         overlap,
         phantom,
-        sha256_of(path),
+        digest,
         calibrations,
         postprocessing,
         channel_dropout,
@@ -115,6 +116,20 @@ def weights_file(directory: Path) -> Path:
     if path is None:
         raise ModelError(f"{directory} holds no weights; expected {' or '.join(map(str, WEIGHTS))}")
     return path
+
+
+def _verified_hash(path: Path) -> str:
+    """The hash of weights, which are what training wrote; flipped bits would be seen in no other way."""
+    sums = Checksums(path.parent)
+    digest = sums.verified(path)
+    if digest is not None:
+        return digest
+    good = [name for name in sums.good(w.name for w in WEIGHTS) if name != path.name]
+    fix = f"remove it, and {path.with_name(good[0])} is taken, which is whole" if good else "copy the model again"
+    raise ModelError(
+        f"{path} is damaged or was changed: it does not match its SHA-256 in {SUMS}; {fix} (if the change was meant, "
+        f"take its line out of {SUMS})"
+    )
 
 
 def load_models(directories: Sequence[str | Path]) -> list[TrainedModel]:

@@ -7,16 +7,19 @@ import threading
 from types import FrameType
 from typing import Any
 
+from medseg3d.termination import Interrupted
 
-class TrainingInterrupted(KeyboardInterrupt):
-    """Training was stopped by the user; its state is saved."""
+
+class TrainingInterrupted(Interrupted):
+    """Training was stopped by the user or a scheduler; its state is saved."""
 
 
 class Interruption:
-    """While entered, the first SIGINT or SIGTERM sets ``wished`` instead of raising."""
+    """While entered, the first SIGINT or SIGTERM sets ``wished`` and ``number`` instead of raising."""
 
     def __init__(self) -> None:
         self.wished = False
+        self.number: int = signal.SIGINT
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -30,5 +33,5 @@ class Interruption:
             signal.signal(*self._before.popitem())
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.wished = True
+        self.wished, self.number = True, number
         self.__exit__()

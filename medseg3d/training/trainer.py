@@ -175,7 +175,7 @@ class Trainer:
                     self.step,
                     self.total_steps,
                 )
-                raise TrainingInterrupted
+                raise TrainingInterrupted(interruption.number)
         self._save()
 
     def _batches(self, first: int, last: int) -> Iterator[dict[str, Any]]:
