@@ -50,6 +50,8 @@ class Task:
         train: values for the keys of train.yaml that this task wants otherwise.
         dicom: for channels, how their series is found in a DICOM study: ``modality``, and regular expressions that its
             ``description`` matches and does not match (``without``), and whether ``contrast`` was given.
+        codes: what DICOM files call labels (or values, by a name in ``ids``) that ``configs/codes.yaml`` does not know:
+            category, coding scheme, value, meaning, as that file has them.
 
     Raises:
         ConfigError: where the values contradict each other.
@@ -70,6 +72,7 @@ class Task:
     kind: str = "segmentation"
     train: Mapping[str, Any] = field(default_factory=dict)
     dicom: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    codes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         def put(key: str, value: Any) -> None:
@@ -86,6 +89,7 @@ class Task:
             put("write", {str(k): index(v) for k, v in self.write.items()} or {k: v[0] for k, v in self.labels.items()})
             put("train", dict(self.train))
             put("dicom", {str(k): dict(v) for k, v in self.dicom.items()})
+            put("codes", {str(k): tuple(map(str, v)) for k, v in self.codes.items()})
         except (AttributeError, TypeError, ValueError, IndexError) as error:
             raise ConfigError(
                 f"task {self.name!r}: a value has the wrong form ({error}); see configs/tasks for examples"
@@ -121,6 +125,13 @@ class Task:
         if unknown_ids := sorted(set(self.ids) - {0, *self.values}):
             refuse(f"ids name the value {unknown_ids[0]}, which no label holds; values are {self.values}")
         self._check_dicom(refuse)
+        for name, code in self.codes.items():
+            if self.label_named(name) is None and self.id_named(name) is None:
+                refuse(f"codes name {name!r}, which is no label; labels are {', '.join(self.labels)}")
+            if len(code) not in (4, 5):
+                refuse(
+                    f"the code of {name} is {list(code)}; it must be category, scheme, value, meaning and maybe a side"
+                )
         labels = {name: (name, *self.aliases.get(name, ())) for name in self.labels}
         for what, names in (
             ("channel", {c: (c, *aliases) for c, aliases in self.channels.items()}),

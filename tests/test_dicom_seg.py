@@ -12,7 +12,7 @@ from pydicom.sr import _concepts_dict
 from pydicom.sr.codedict import codes
 
 from medseg3d import __version__
-from medseg3d.checks import InputError, collected
+from medseg3d.checks import ConfigError, InputError, collected
 from medseg3d.io import dicom_seg, read_volume
 from medseg3d.io.colours import label_colour
 from medseg3d.io.dicom_seg import KINDS, write_seg
@@ -504,6 +504,23 @@ def test_a_name_that_no_scheme_knows_gets_a_private_code():
     category, kind, modifier = codes_of(["my structure"])
     assert (category.meaning, modifier) == ("Tissue", None)
     assert kind == Code("99MEDSEG3D", "mystructure", "my structure")
+
+
+def test_a_task_says_its_own_codes():
+    lesion = {"lesion": ["abnormal", "SCT", "52988006", "Lesion", "left"], "liver": ["tissue", "99A", "1", "Mine"]}
+    labels = {"lesion": [1], "liver": [2], "spleen": [3]}
+    task = Task("own", {"CT": ()}, labels, [16, 16, 16], aliases={"lesion": ["focus"]}, codes=lesion)
+    first, second, third = segments_of(Task.from_dict(task.as_dict()))
+    assert (first.category.meaning, first.type.value) == ("Morphologically Abnormal Structure", "52988006")
+    assert first.modifier == Code("SCT", "7771000", "Left")
+    assert second.type == Code("99A", "1", "Mine")
+    assert third.type.meaning == "Spleen"
+    with pytest.raises(ConfigError, match="'colon', which is no label"):
+        replace(task, codes={"colon": ["anatomy", "SCT", "1", "Colon"]})
+    with pytest.raises(ConfigError, match="it must be category, scheme, value, meaning"):
+        replace(task, codes={"liver": ["SCT", "1"]})
+    with pytest.raises(ConfigError, match="names 'organ'; known categories are anatomy"):
+        segments_of(replace(task, codes={"liver": ["organ", "SCT", "1", "Liver"]}))
 
 
 # Identity --------------------------------------------------------------------------------------------------------------

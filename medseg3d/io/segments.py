@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from medseg3d.checks import InputError, tell
+from medseg3d.checks import ConfigError, InputError, tell
 from medseg3d.task import Task, plain_name
 
 PRIVATE_SCHEME = "99MEDSEG3D"
@@ -89,27 +89,43 @@ def _segment(task: Task, value: int) -> Segment:
         label = next(label for label, painted in task.write.items() if painted == value)
         names = [label, *task.aliases.get(label, ()), *task.ids.get(value, ())]
         description = ""
-    category, kind, modifier = codes_of(names)
+    category, kind, modifier = codes_of(names, task.codes)
     return Segment(value, names[0].replace("_", " "), category, kind, modifier, description)
 
 
-def codes_of(names: Iterable[str]) -> tuple[Code, Code, Code | None]:
-    """Category, type and modifier of the first of the names that ``configs/codes.yaml`` knows, or a private code."""
+def codes_of(names: Iterable[str], own: Mapping[str, Sequence[str]] | None = None) -> tuple[Code, Code, Code | None]:
+    """Category, type and modifier of the first of the names that is known, or a private code.
+
+    Args:
+        names: of one structure.
+        own: entries that come before those of ``configs/codes.yaml``, in the same form.
+
+    Raises:
+        ConfigError: where one of ``own`` has a category or a modifier that there is not.
+    """
     names = list(names)
     table = _table()
-    modifiers, categories = table["modifiers"], table["categories"]
-    for name in names:
-        for plain, side in _readings(plain_name(name)):
-            if plain in table["types"]:
-                category, scheme, value, meaning, *part = table["types"][plain]
-                modifier = (part or [side])[0]
-                return (
-                    Code(*categories[category]),
-                    Code(scheme, value, meaning),
-                    Code(*modifiers[modifier]) if modifier else None,
-                )
+    mine = {plain_name(name): entry for name, entry in (own or {}).items()}
+    for types in (mine, table["types"]):
+        for name in names:
+            for plain, side in _readings(plain_name(name)):
+                if plain in types:
+                    return _codes(name, types[plain], side, table)
     spoken = names[0].replace("_", " ")[:64]
-    return Code(*categories["tissue"]), Code(PRIVATE_SCHEME, plain_name(names[0])[:64] or "label", spoken), None
+    private = Code(PRIVATE_SCHEME, plain_name(names[0])[:64] or "label", spoken)
+    return Code(*table["categories"]["tissue"]), private, None
+
+
+def _codes(
+    name: str, entry: Sequence[str], side: str | None, table: Mapping[str, Any]
+) -> tuple[Code, Code, Code | None]:
+    category, scheme, value, meaning, *part = entry
+    modifier = part[0] if part else side
+    for kind, word in (("categories", category), ("modifiers", modifier)):
+        if word is not None and word not in table[kind]:
+            raise ConfigError(f"the code of {name} names {word!r}; known {kind} are {', '.join(table[kind])}")
+    found = Code(*table["modifiers"][modifier]) if modifier else None
+    return Code(*table["categories"][category]), Code(scheme, value, meaning), found
 
 
 def _readings(plain: str) -> Iterator[tuple[str, str | None]]:
