@@ -1,4 +1,4 @@
-"""Reading a CT folder of 300 slices by medseg3d, SimpleITK and dicom2nifti, in a process each, in turns.
+"""Reading a CT folder of 300 slices by medseg3d, SimpleITK and dicom2nifti, in one process, interleaved.
 
     python -m benchmarks.dicom [--json FILE] [--quick]
 
@@ -7,16 +7,14 @@ whose order is not that of their positions; the folder is made for the run and l
 the path of the folder to the voxels in memory, sorted and in Hounsfield units: medseg3d with all its checks, SimpleITK as
 its documentation has it (GetGDCMSeriesFileNames, ImageSeriesReader), dicom2nifti without writing a file. All voxels are
 compared with those that were written. Ratios are theirs / ours, so larger is better; read_speedup is that of the faster one.
-A peer that is not installed is left out; pip install dicom2nifti brings python-gdcm, which is best kept out of environments
-that use SimpleITK.
 """
 
 from __future__ import annotations
 
-import statistics
-import subprocess
-import sys
+import logging
 import tempfile
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from benchmarks.measure import arguments, report
+from benchmarks.measure import arguments, interleaved, report
+from medseg3d.io.dicom import read_dicom
 
 PIXEL_MM, SLICE_MM = 0.7, 1.0
 PRIVATE_ELEMENTS = 60
@@ -67,61 +66,55 @@ def write_series(folder: Path, slices: int, size: int) -> NDArray[np.int16]:
     return values
 
 
-class Reader:
-    """One side in a process of its own: python-gdcm, which dicom2nifti brings along, does not go with SimpleITK's GDCM."""
+def sides(folder: Path) -> dict[str, Callable[[], NDArray[Any]]]:
+    """What each reads, as ``(slices, rows, columns)``; a peer that is not installed is left out."""
+    found: dict[str, Callable[[], NDArray[Any]]] = {"ours": lambda: read_dicom(folder).data[0].T}
+    try:
+        import SimpleITK as sitk
 
-    def __init__(self, side: str, folder: Path) -> None:
-        command = [sys.executable, "-m", "benchmarks.dicom_side", side, str(folder)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.available = self._answer() == "ready"
+        def simpleitk() -> NDArray[Any]:
+            reader = sitk.ImageSeriesReader()
+            reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+            return sitk.GetArrayFromImage(reader.Execute())
 
-    def read(self) -> float:
-        """Read the folder once; seconds it took."""
-        return float(self._ask("read"))
+        found["SimpleITK"] = simpleitk
+    except ImportError:
+        print("SimpleITK is not installed, so its figures are left out: pip install SimpleITK")
+    try:
+        import dicom2nifti as peer
 
-    def equal(self) -> bool:
-        """Whether the voxels are those that were written."""
-        return self._ask("compare") == "True"
+        logging.getLogger("dicom2nifti").setLevel(logging.ERROR)
 
-    def close(self) -> None:
-        self.process.communicate()
+        def dicom2nifti() -> NDArray[Any]:
+            image = peer.dicom_series_to_nifti(str(folder), None, reorient_nifti=False)["NII"]
+            return np.asarray(image.dataobj).T
 
-    def _ask(self, what: str) -> str:
-        assert self.process.stdin is not None
-        print(what, file=self.process.stdin, flush=True)
-        return self._answer()
+        found["dicom2nifti"] = dicom2nifti
+    except ImportError:
+        print("dicom2nifti is not installed, so its figures are left out: pip install dicom2nifti")
+    return found
 
-    def _answer(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+
+def equal(values: NDArray[Any], expected: NDArray[Any]) -> bool:
+    """Whether all voxels are those that were written; the axes may run either way."""
+    turns = product((slice(None), slice(None, None, -1)), repeat=3)
+    return any(np.array_equal(values[turn], expected) for turn in turns)
 
 
 def main() -> None:
     options = arguments(__doc__ or "")
     slices, size = (20, 128) if options.quick else (300, 512)
-    repeats = 1 if options.quick else max(options.repeats, 5)
     figures: dict[str, Any] = {}
-    seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "series"
-        folder.mkdir()
-        np.save(folder.parent / "expected.npy", write_series(folder, slices, size))
-        readers = {side: Reader(side, folder) for side in ("ours", "SimpleITK", "dicom2nifti")}
-        for side in [s for s, reader in readers.items() if not reader.available]:
-            print(f"{side} is not installed, so its figures are left out: pip install {side}")
-            readers.pop(side).close()
-        for side, reader in readers.items():
-            figures[f"{side.lower()}_equal"] = reader.equal()  # also the reading that does not count
-        for _ in range(repeats):
-            for side, reader in readers.items():
-                seconds.setdefault(side, []).append(reader.read())
-        for reader in readers.values():
-            reader.close()
-    rows = {side: statistics.median(values) for side, values in seconds.items()}
-    peers = {f"vs_{side.lower()}": value / rows["ours"] for side, value in rows.items() if side != "ours"}
+        expected = write_series(Path(name), slices, size)
+        readers = sides(Path(name))
+        for side, read in readers.items():
+            figures[f"{side.lower()}_equal"] = equal(read(), expected)
+        seconds = interleaved(readers, 1 if options.quick else max(options.repeats, 5))
+    peers = {f"vs_{side.lower()}": value / seconds["ours"] for side, value in seconds.items() if side != "ours"}
     figures |= peers
     figures["read_speedup"] = min(peers.values(), default=None)
-    report(f"CT folder of {slices} slices, {size} x {size}", rows, figures, options.json)
+    report(f"CT folder of {slices} slices, {size} x {size}", seconds, figures, options.json)
 
 
 if __name__ == "__main__":

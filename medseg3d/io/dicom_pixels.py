@@ -37,8 +37,8 @@ from medseg3d.io.dicom_slices import Slice
 COPY_AGAIN = "copy or export the file again"
 NATIVE = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian}
 GDCM = {JPEGLossless, JPEGLosslessSV1, JPEGExtended12Bit}
-"""What the GDCM inside SimpleITK decodes where pydicom has no decoder; with python-gdcm beside it, it would crash."""
-PLUGINS = ("pylibjpeg", "pyjpegls", "pydicom", "gdcm", "pillow")
+"""What the GDCM inside SimpleITK decodes, where pydicom has no decoder of ``PLUGINS``."""
+PLUGINS = ("pylibjpeg", "pyjpegls", "pydicom", "pillow")
 """Decoders in the order of preference, so that what else is installed does not change what is read."""
 PIXEL_KEYWORDS = (
     *("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
@@ -167,9 +167,9 @@ def _unpacked(header: Header) -> NDArray[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if not there and header.syntax in GDCM:
-                return _by_gdcm(header)
             plugin = next((p for p in PLUGINS if p in there), "")
+            if not plugin and header.syntax in GDCM:
+                return _by_gdcm(header)
             source = header.path if header.pixels_at is not None else dcmread(header.path)  # deflated as a whole
             return np.asarray(pixel_array(source, raw=True, decoding_plugin=plugin))
     except OSError as error:
