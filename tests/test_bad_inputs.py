@@ -299,6 +299,24 @@ def test_scans_to_test_on_that_were_trained_on(tmp_path: Path) -> None:
     assert "test part" in found.message
 
 
+def test_scans_to_test_on_may_be_numbered_anew(tmp_path: Path) -> None:
+    write_balls(tmp_path, count=4)
+    (tmp_path / "images").rename(tmp_path / "imagesTr")
+    (tmp_path / "labels").rename(tmp_path / "labelsTr")
+    write_balls(tmp_path / "new", count=7)
+    (tmp_path / "imagesTs").mkdir()
+    (tmp_path / "new" / "images" / "ball_6.nii.gz").rename(tmp_path / "imagesTs" / "ball_0.nii.gz")
+    shutil.rmtree(tmp_path / "new")
+    assert [f.code for f in inspect(tmp_path, ball_task()).findings] == ["W-LEAKAGE"]
+
+
+def test_two_blank_images_are_no_copies(tmp_path: Path) -> None:
+    write_balls(tmp_path)
+    for name in ("ball_0", "ball_1"):  # one trains, one validates
+        write_volume(Volume(np.zeros((1, 22, 20, 18), np.int16), np.eye(4)), tmp_path / "images" / f"{name}.nii.gz")
+    assert [f.code for f in inspect(tmp_path, ball_task()).findings] == ["W-CONSTANT", "W-CONSTANT"]
+
+
 def test_a_link_to_a_scan_is_the_same_scan(tmp_path: Path) -> None:
     write_balls(tmp_path, count=3)
     (tmp_path / "images" / "ball_9.nii.gz").symlink_to(tmp_path / "images" / "ball_0.nii.gz")

@@ -38,8 +38,8 @@ class Facts:
         case: the case.
         findings: of its own.
         grid: where its image lies; None where it cannot be read.
-        content: hash of the image's values; None where it cannot be read.
-        label_content: the same of its label; None where there is none, or nothing but background.
+        content: ``content_of`` its image; None where it cannot be read.
+        label_content: ``content_of`` its label; None where there is none.
         voxels: of each value of the task in its label, 0 included; empty without a label.
         covered: part of the task's patch that its image fills.
     """
@@ -76,21 +76,24 @@ def examine(case: Case, dataset: DataSet, task: Task) -> Facts:
             _tell_about_image(image, case, task)
         if label is not None:
             _tell_about_label(label, image, case)
-    values, counts = np.unique(label.data, return_counts=True) if label is not None else ((), ())
-    voxels = {int(v): int(n) for v, n in zip(values, counts, strict=True)}
+    voxels: dict[int, int] = {}
+    if label is not None:
+        voxels = {value: int(n) for value, n in enumerate(np.bincount(label.data.ravel(order="K"))) if n}
     return Facts(
         case,
         tuple(findings),
         None if image is None else image.grid,
         None if image is None else content_of(image.data),
-        content_of(label.data) if label is not None and set(voxels) != {0} else None,
+        None if label is None else content_of(label.data),
         voxels,
         1.0 if image is None else _covered(image, task),
     )
 
 
-def content_of(data: NDArray[Any]) -> str:
-    """Hash of values and size, whatever the file's type and place."""
+def content_of(data: NDArray[Any]) -> str | None:
+    """Hash of values and size, whatever the file's place; None where each channel is of one value: such are no copies."""
+    if all(values.min() == values.max() for values in data):
+        return None
     digest = hashlib.sha256(str(data.shape).encode())
     digest.update(np.ascontiguousarray(data).data)
     return digest.hexdigest()
