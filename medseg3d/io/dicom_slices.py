@@ -7,6 +7,7 @@ from typing import Any
 
 from pydicom import Dataset
 
+from medseg3d.checks import InputError
 from medseg3d.io.dicom_headers import MULTIFRAME, Header
 
 KEYS = {
@@ -71,8 +72,24 @@ class Slice:
 
 
 def slices_of(header: Header) -> list[Slice]:
-    """The image planes of one file."""
-    return _frames(header) if header.sop_class in MULTIFRAME else [_classic(header)]
+    """The image planes of one file.
+
+    Raises:
+        InputError: ``E-CORRUPT`` where elements of its header cannot be understood.
+    """
+    fix = "copy or export the file again, or take it out"
+    try:
+        slices = _frames(header) if header.sop_class in MULTIFRAME else [_classic(header)]
+    except InputError:
+        raise
+    except Exception as error:  # whatever damaged bytes make pydicom raise
+        message = f"the header is damaged ({type(error).__name__})"
+        raise InputError("E-CORRUPT", message, file=header.path, fix=fix) from None
+    said = int(header.number("NumberOfFrames") or 1)
+    if not slices or (header.sop_class in MULTIFRAME and len(slices) != said):
+        message = f"{said} frames are announced, and {len(slices)} described"
+        raise InputError("E-CORRUPT", message, file=header.path, fix=fix)
+    return slices
 
 
 def _classic(header: Header) -> Slice:

@@ -281,6 +281,7 @@ def _scaled(data: NDArray[Any], header: Any, path: Path, labels: bool) -> NDArra
         message = f"label values are scaled (scl_slope {slope:g}, scl_inter {inter:g}); the rule is 1 and 0"
         raise InputError("E-LABEL-SCALED", message, file=path, fix="store the label values themselves")
     data = data.astype(np.float32 if data.dtype.itemsize <= 2 or data.dtype == np.float32 else np.float64)
-    data *= slope
-    data += inter
+    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+        data *= slope
+        data += inter
     return data
