@@ -332,6 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = build_parser(VERBS).parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("pydicom").setLevel(logging.ERROR)  # its warnings repeat values, which may name the patient
     log = logging.getLogger("medseg3d")
     log.propagate = False
     log.handlers = [LineHandler()]

@@ -10,11 +10,13 @@ import pydicom
 import pytest
 from pydicom.sr import _concepts_dict
 from pydicom.sr.codedict import codes
+from pydicom.uid import ImplicitVRLittleEndian
 
 from medseg3d import __version__
 from medseg3d.checks import ConfigError, InputError, collected
 from medseg3d.io import dicom_seg, read_volume
 from medseg3d.io.colours import label_colour
+from medseg3d.io.dicom_rt import write_rtstruct
 from medseg3d.io.dicom_seg import KINDS, write_seg
 from medseg3d.io.dicom_seg_reading import read_seg
 from medseg3d.io.readback import centroids_mm
@@ -225,6 +227,46 @@ def test_images_whose_headers_lack_what_highdicom_takes_for_granted(tmp_path):
     path = write_seg(tmp_path / "case.dcm", given.labels, SEGMENTS, images)
     measures = pydicom.dcmread(path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     assert (measures.SpacingBetweenSlices, measures.SliceThickness) == (3, 3)
+
+
+def test_values_that_the_standard_does_not_allow_are_left_away_without_telling_them(tmp_path, recwarn, caplog):
+    """As anonymisers write them; highdicom refuses them, and its message and pydicom's warnings would repeat them."""
+    given = scan(tmp_path / "in")
+    canary = bad_dicom.CANARY
+    odd = {"PatientBirthDate": "18991231", "PatientSex": "SEXSEXSE", "StudyDate": "18991230", "StudyTime": "125959.7"}
+    odd |= {"PatientAge": "099Y", "SliceThickness": "8.765432", "SeriesNumber": "87654321", "StudyID": "STUDY-ID"}
+    images = bad_dicom.save_all(bad_dicom.slices(**odd), tmp_path / "odd", ImplicitVRLittleEndian)
+    files = sorted(images.iterdir())
+    for path in files:  # pydicom would not write them
+        content = path.read_bytes()
+        for value in odd.values():
+            assert value.encode() in content
+            content = content.replace(value.encode(), canary[: len(value)].encode())
+        path.write_bytes(content)
+    with collected() as found:
+        seg = pydicom.dcmread(write_seg(tmp_path / "case.dcm", given.labels, SEGMENTS, files))
+        structures = pydicom.dcmread(write_rtstruct(tmp_path / "rt.dcm", given.labels, SEGMENTS, files))
+    assert [f.code for f in found] == ["W-DICOM-VALUE"] * 2
+    assert "PatientBirthDate, PatientSex, StudyDate, StudyTime, PatientAge, SeriesNumber" in found[0].message
+    assert canary not in found[0].message + "".join(str(w.message) for w in recwarn) + caplog.text
+    for written in (seg, structures):
+        assert written.PatientBirthDate == written.PatientSex == written.StudyDate == ""
+        assert written.StudyID == canary
+        assert written.PatientID == "PHANTOM"
+
+
+def test_names_are_decoded_as_their_file_says(tmp_path):
+    given = scan(tmp_path / "in")
+    images = bad_dicom.slices(SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jürgen")
+    bad_dicom.save_all(images, tmp_path / "latin")
+    files = sorted((tmp_path / "latin").iterdir())
+    assert b"M\xfcller" in files[0].read_bytes()
+    for path in (
+        write_seg(tmp_path / "seg.dcm", given.labels, SEGMENTS, files),
+        write_rtstruct(tmp_path / "rt.dcm", given.labels, SEGMENTS, files),
+    ):
+        assert pydicom.dcmread(path).PatientName == "Müller^Jürgen"
+        assert "Müller".encode() in path.read_bytes()
 
 
 def test_names_in_any_script_are_kept(tmp_path):

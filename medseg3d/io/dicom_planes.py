@@ -56,8 +56,18 @@ class Planes:
         """From one plane to the next, LPS mm."""
         if len(self.positions) > 1:
             return (self.positions[-1] - self.positions[0]) / (len(self.positions) - 1)
-        thickness = float(_spacing_tag(self.headers[0], "SliceThickness") or 1.0)
-        return np.cross(self.orientation[:3], self.orientation[3:]) * thickness
+        return np.cross(self.orientation[:3], self.orientation[3:]) * (self.thickness_mm or 1.0)
+
+    @property
+    def thickness_mm(self) -> float | None:
+        """SliceThickness, where it is a length."""
+        header = self.headers[0]
+        places = [header, *_shared(header, "PixelMeasuresSequence")]
+        try:
+            found = [float(place.SliceThickness) for place in places if place.get("SliceThickness")]
+        except (ValueError, TypeError):
+            return None
+        return found[0] if found and found[0] > 0 else None
 
     @property
     def grid(self) -> Grid:
@@ -170,10 +180,7 @@ def _place(header: Dataset, frame: Dataset) -> _Place:
         ("ImageOrientationPatient", "PlaneOrientationSequence"),
         ("PixelSpacing", "PixelMeasuresSequence"),
     ):
-        places = [frame, *frame.get(group, ())]
-        places += [
-            item for shared in header.get("SharedFunctionalGroupsSequence", ()) for item in shared.get(group, ())
-        ]
+        places = [frame, *frame.get(group, ()), *_shared(header, group)]
         value = next((place.get(key) for place in places if place.get(key)), None)
         if value is None:
             message = f"the source image has no {key}, so its place in the patient is unknown"
@@ -183,11 +190,9 @@ def _place(header: Dataset, frame: Dataset) -> _Place:
     return found["ImagePositionPatient"], found["ImageOrientationPatient"], spacing
 
 
-def _spacing_tag(header: Dataset, key: str) -> float | None:
-    shared = [
-        i for group in header.get("SharedFunctionalGroupsSequence", ()) for i in group.get("PixelMeasuresSequence", ())
-    ]
-    return next((float(place.get(key)) for place in (header, *shared) if place.get(key)), None)
+def _shared(header: Dataset, group: str) -> list[Dataset]:
+    """Items of a functional group that all frames share."""
+    return [item for shared in header.get("SharedFunctionalGroupsSequence", ()) for item in shared.get(group, ())]
 
 
 def _sorted(headers: list[Dataset], frames: list[int], places: list[_Place]) -> Planes:

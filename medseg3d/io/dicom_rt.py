@@ -24,8 +24,9 @@ from medseg3d.checks import InputError, tell
 from medseg3d.io.atomic import atomic_fill
 from medseg3d.io.colours import label_colour
 from medseg3d.io.contours import filled, outlines
+from medseg3d.io.dicom_identity import OPTIONAL, REQUIRED, identity_of, series_number, without_warnings
 from medseg3d.io.dicom_planes import Planes, Source, read_planes
-from medseg3d.io.dicom_seg import PATIENT_TAGS, SERIES_NUMBER, checked_labels, concept
+from medseg3d.io.dicom_seg import checked_labels, concept
 from medseg3d.io.dicom_seg_reading import Segmented, code_of, refusing, sop_class
 from medseg3d.io.readback import check_read_back
 from medseg3d.io.segments import PRIVATE_SCHEME, Code, Segment, painted, regions_of, values_of
@@ -37,7 +38,8 @@ DETACHED_STUDY = "1.2.840.10008.3.1.2.3.1"
 """SOP class that the standard still wants a study to be referred to by."""
 OFF_PLANE = 0.1
 """How far the points of a contour may lie beside their plane, in parts of the distance between planes."""
-COPIED_TAGS = (*PATIENT_TAGS, "StudyInstanceUID", "StudyDescription", "PatientAge", "PatientSize", "PatientWeight")
+COPIED = (*REQUIRED, *OPTIONAL[: OPTIONAL.index("Modality")])
+"""Of the patient and the study; the device is ours."""
 
 
 def write_rtstruct(
@@ -57,10 +59,12 @@ def write_rtstruct(
     """
     planes = read_planes(sources)
     meant = Volume(planes.of(checked_labels(labels, segments))[None], planes.grid.affine)
-    dataset = _structure_set(meant, planes, segments, model)
+    with without_warnings():
+        dataset = _structure_set(meant, planes, segments, model)
 
     def fill(temporary: Path) -> None:
-        dataset.save_as(temporary, enforce_file_format=True)
+        with without_warnings():
+            dataset.save_as(temporary, enforce_file_format=True)
         read = read_rtstruct(temporary, planes.headers if not planes.multiframe else planes.headers[:1])
         check_read_back(read.labels, labels, meant, segments, file=path)
 
@@ -72,7 +76,6 @@ def _structure_set(labels: Volume, planes: Planes, segments: Sequence[Segment], 
     dataset.StructureSetLabel = "medseg3d"
     dataset.StructureSetDescription = f"medseg3d {__version__} {model}".strip()
     frame = dataset.FrameOfReferenceUID = planes.headers[0].FrameOfReferenceUID
-    dataset.PositionReferenceIndicator = str(planes.headers[0].get("PositionReferenceIndicator") or "")
     dataset.ReferencedFrameOfReferenceSequence = [_referenced(planes)]
     rois, contours, observations = [], [], []
     for segment in sorted(segments, key=lambda s: s.value):
@@ -101,13 +104,13 @@ def _empty(source: Dataset) -> FileDataset:
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    for keyword in COPIED_TAGS:
-        if keyword in source:
-            setattr(dataset, keyword, source.get(keyword))
-        elif keyword in PATIENT_TAGS:
-            setattr(dataset, keyword, "")
+    identity = identity_of(source)
+    for keyword in COPIED:
+        if keyword in identity:
+            setattr(dataset, keyword, identity.get(keyword))
+    dataset.StudyInstanceUID = source.StudyInstanceUID
     dataset.Modality, dataset.SeriesInstanceUID = "RTSTRUCT", generate_uid()
-    dataset.SeriesNumber = SERIES_NUMBER + 1 + int(source.get("SeriesNumber") or 0)
+    dataset.SeriesNumber = series_number(identity, 1)
     dataset.SeriesDescription = "Structure set by medseg3d"
     dataset.OperatorsName, dataset.InstanceNumber = "", 1
     dataset.Manufacturer = dataset.ManufacturerModelName = "medseg3d"

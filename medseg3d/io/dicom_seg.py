@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,8 @@ from medseg3d import __version__
 from medseg3d.checks import ConfigError, InputError
 from medseg3d.io.atomic import atomic_fill
 from medseg3d.io.colours import label_colour
-from medseg3d.io.dicom_planes import Planes, Source, read_planes
+from medseg3d.io.dicom_identity import identity_of, series_number, without_warnings
+from medseg3d.io.dicom_planes import NEEDED, Planes, Source, read_planes
 from medseg3d.io.dicom_seg_reading import read_seg, renumbered
 from medseg3d.io.readback import check_read_back
 from medseg3d.io.rules import require_one_channel
@@ -30,13 +30,6 @@ from medseg3d.volume import Volume
 
 Kind = Literal["BINARY", "LABELMAP"]
 KINDS: tuple[Kind, ...] = ("BINARY", "LABELMAP")
-SERIES_NUMBER = 9000
-"""Added to the source's series number, so that the segmentation is listed after the images."""
-PATIENT_TAGS = (
-    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
-    *("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
-)
-"""What every DICOM object must carry of the patient and the study; empty where the images do not say it."""
 
 
 def write_seg(
@@ -72,10 +65,12 @@ def write_seg(
     meant = Volume(planes.of(checked_labels(labels, segments))[None], planes.grid.affine)
     numbers = {s.value: n if kind == "BINARY" else s.value for n, s in enumerate(_ascending(segments), start=1)}
     numbered = renumbered(meant, numbers)
-    dataset = _segmentation(numbered.data[0], planes, segments, numbers, kind, model)
+    with without_warnings():
+        dataset = _segmentation(numbered.data[0], planes, segments, numbers, kind, model)
 
     def fill(temporary: Path) -> None:
-        dataset.save_as(temporary)
+        with without_warnings():
+            dataset.save_as(temporary)
         read = read_seg(temporary)
         back = {number: value for value, number in numbers.items()}
         check_read_back(renumbered(read.labels, back), labels, meant, segments, file=path)
@@ -114,27 +109,25 @@ def _segmentation(
         "medseg3d", codes.cid7162.ArtificialIntelligence, __version__, parameters={"model": model} if model else None
     )
     descriptions = [_description(s, numbers[s.value], algorithm) for s in _ascending(segments)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about tags of the source that have odd values
-        dataset = highdicom.seg.Segmentation(
-            source_images=sources,
-            pixel_array=frames,
-            segmentation_type=kind,
-            segment_descriptions=descriptions,
-            series_instance_uid=generate_uid(),
-            series_number=SERIES_NUMBER + int(sources[0].get("SeriesNumber") or 0),
-            sop_instance_uid=generate_uid(),
-            instance_number=1,
-            manufacturer="medseg3d",
-            manufacturer_model_name="medseg3d",
-            software_versions=__version__,
-            device_serial_number="0",
-            content_label="SEGMENTATION",
-            content_description=f"medseg3d {model}".strip()[:64],
-            series_description="Segmentation by medseg3d",
-            transfer_syntax_uid=RLELossless if kind == "LABELMAP" else ExplicitVRLittleEndian,
-            specific_character_set="ISO_IR 192",
-        )
+    dataset = highdicom.seg.Segmentation(
+        source_images=sources,
+        pixel_array=frames,
+        segmentation_type=kind,
+        segment_descriptions=descriptions,
+        series_instance_uid=generate_uid(),
+        series_number=series_number(sources[0], 0),
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="medseg3d",
+        manufacturer_model_name="medseg3d",
+        software_versions=__version__,
+        device_serial_number="0",
+        content_label="SEGMENTATION",
+        content_description=f"medseg3d {model}".strip()[:64],
+        series_description="Segmentation by medseg3d",
+        transfer_syntax_uid=RLELossless if kind == "LABELMAP" else ExplicitVRLittleEndian,
+        specific_character_set="ISO_IR 192",
+    )
     dataset.ContentCreatorName = ""
     if planes.multiframe:
         _refer_to_frames(dataset, planes)
@@ -171,15 +164,19 @@ def _headers(planes: Planes) -> list[Dataset]:
     measures = Dataset()
     measures.PixelSpacing = list(planes.spacing_mm)
     measures.SpacingBetweenSlices = float(abs(planes.step @ normal))
-    measures.SliceThickness = float(planes.headers[0].get("SliceThickness") or measures.SpacingBetweenSlices)
+    measures.SliceThickness = planes.thickness_mm or measures.SpacingBetweenSlices
     orientation = Dataset()
     orientation.ImageOrientationPatient = _decimals(planes.orientation)
     places = [Dataset() for _ in planes.positions]
     for place, position in zip(places, planes.positions, strict=True):
         place.ImagePositionPatient = _decimals(position)
+    identity = identity_of(planes.headers[0])
     if not planes.multiframe:
-        return [_complete(h, measures, orientation, p) for h, p in zip(planes.headers, places, strict=True)]
-    header = _complete(planes.headers[0])
+        return [
+            _joined(_reference(h), identity, measures, orientation, p)
+            for h, p in zip(planes.headers, places, strict=True)
+        ]
+    header = _joined(_reference(planes.headers[0]), identity)
     header.NumberOfFrames = len(places)
     shared = Dataset()
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
@@ -190,16 +187,19 @@ def _headers(planes: Planes) -> list[Dataset]:
     return [header]
 
 
-def _complete(header: Dataset, *groups: Dataset) -> Dataset:
-    """A copy of a header with what highdicom takes for granted."""
-    complete = Dataset()
-    complete.update(header)
-    for group in groups:
-        complete.update(group)
-    for keyword in PATIENT_TAGS:
-        if keyword not in complete:
-            setattr(complete, keyword, "")
-    return complete
+def _reference(header: Dataset) -> Dataset:
+    """What an image is referred to by."""
+    reference = Dataset()
+    for keyword in (*NEEDED, "FrameOfReferenceUID"):
+        setattr(reference, keyword, header.get(keyword))
+    return reference
+
+
+def _joined(*parts: Dataset) -> Dataset:
+    joined = Dataset()
+    for part in parts:
+        joined.update(part)
+    return joined
 
 
 def _decimals(values: NDArray[np.float64]) -> list[str]:

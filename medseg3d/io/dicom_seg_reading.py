@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,8 @@ from medseg3d.volume import Volume
 
 SEGMENTATION_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """SOP classes: Segmentation, and Label Map Segmentation."""
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+"""What libraries quote in their messages: values of the file, which may be the patient's."""
 UNEVEN_MM = 0.05
 """How much distances between planes may vary, as rounded positions make them."""
 
@@ -110,7 +113,8 @@ def refusing(path: Path) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OSError, EOFError) as error:
-        message = f"the segmentation cannot be read: {str(error).strip() or type(error).__name__}"
+        reason = QUOTED.sub("'...'", str(error).strip()) or type(error).__name__
+        message = f"the file cannot be read as what it says it is: {reason}"
         raise InputError("E-CORRUPT", message, file=path, fix="copy or export it again") from None
 
 
