@@ -6,7 +6,6 @@ import itertools
 import logging
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 from medseg3d import configs_folder
 from medseg3d.checks import ConfigError, InputError, ModelError
 from medseg3d.download import fetch, matches
+from medseg3d.io.archive import unpack_zip
 from medseg3d.io.atomic import atomic_write
 from medseg3d.io.digest import sha256_of
 
@@ -132,6 +132,10 @@ def install(entry: Entry, output: Path | None = None, *, file: Path | None = Non
         made = _made(entry, source, Path(temporary, "made"))
         digest = sha256_of(source) if source.is_file() else None
         atomic_write(made / NOTE, _note(entry, digest))
+        if entry.task is not None:
+            atomic_write(
+                made / "LICENSE", f"{_note(entry, digest)}\nThe configs come from medseg3d (Apache License 2.0).\n"
+            )
         if output.exists():
             output.rmdir()
         made.replace(output)
@@ -195,11 +199,7 @@ def _made(entry: Entry, source: Path, folder: Path) -> Path:
 
 def _unpacked(archive: Path, folder: Path) -> Path:
     """A zipped model directory, such as ``export --to bundle`` writes."""
-    try:
-        with zipfile.ZipFile(archive) as file:
-            file.extractall(folder)  # leaves out drives, leading slashes and dots that lead upwards
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError("E-ARCHIVE", f"cannot be unpacked ({error})", file=archive, fix="fetch it again") from None
+    unpack_zip(archive, folder)
     found = [p.parent.parent for p in folder.glob("*/configs/metadata.json")]
     if len(found) != 1:
         raise InputError(
@@ -227,7 +227,7 @@ def named(entries: list[Entry], name: str) -> Entry:
 
 def table(entries: list[Entry]) -> str:
     """The entries as text for people, under their licences."""
-    lines = []
+    lines: list[str] = []
     for licence, group in itertools.groupby(entries, key=lambda entry: entry.licence):
         lines += [*([""] if lines else []), f"licence: {licence}"]
         lines += [f"  {e.name:18} {e.access:9} {e.what}\n{'':31}{e.page}" for e in group]

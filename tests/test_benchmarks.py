@@ -18,6 +18,7 @@ KEYS = {
     "network": {"fp32_speedup", "bf16_speedup", "train_speedup", "max_relative_error"},
     "startup": {"help_seconds", "predict_over_import_torch_s"},
     "expected_dice": {"brats_expected_dice_s", "ct_expected_dice_s"},
+    "faults": {"kills", "resumed", "bit_equal", "prediction_kills", "prediction_resumed", "prediction_equal"},
     "triage": {"cases", "worst_5_in_first_10_flips", "mean_error_flips"},
 }
 
@@ -29,8 +30,14 @@ def test_quick(name: str, tmp_path: Path) -> None:
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     figures = json.loads(file.read_text())
     assert KEYS[name] <= set(figures)
-    assert all(math.isfinite(figures[key]) and figures[key] > 0 for key in KEYS[name])
+    assert all(math.isfinite(figures[key]) for key in KEYS[name])
+    # A difference of two times measured once may be anything.
+    assert all(figures[key] > 0 for key in KEYS[name] if "_over_" not in key)
     if name == "bad_inputs":
         assert figures["silently_wrong"] == 0
     if name == "network":
         assert figures["max_relative_error"] < 1e-5
+    if name == "faults":
+        assert figures["lost"] == 0
+        assert figures["resumed"] == figures["kills"] == 4
+        assert figures["bit_equal"] == figures["prediction_equal"] == 1

@@ -22,6 +22,7 @@ from medseg3d.bundle import LICENSE
 from medseg3d.checks import ModelError
 from medseg3d.export.card import card
 from medseg3d.inference.model import METADATA, TrainedModel
+from medseg3d.io.archive import unpack_zip
 from medseg3d.io.atomic import atomic_write
 from medseg3d.training.checkpoint import save_weights
 
@@ -69,8 +70,7 @@ def run(path: Path, model: TrainedModel) -> Callable[[Tensor], Tensor]:
     from monai.bundle.scripts import load, verify_net_in_out
 
     with tempfile.TemporaryDirectory() as temporary, _quiet():
-        with zipfile.ZipFile(path) as archive:
-            archive.extractall(temporary)
+        unpack_zip(path, Path(temporary))
         folder = Path(temporary, path.stem)
         config = folder / "configs" / "inference.json"
         verify_net_in_out("network_def", device="cpu", meta_file=str(folder / METADATA), config_file=str(config))
@@ -81,11 +81,9 @@ def run(path: Path, model: TrainedModel) -> Callable[[Tensor], Tensor]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without MONAI's listing of its arguments, and its warning of configs from elsewhere: this one is ours."""
-    log = logging.getLogger("monai")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)  # its loggers have levels of their own
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        log.setLevel(level)
+        logging.disable(logging.NOTSET)

@@ -155,7 +155,9 @@ def predict_folder(
         with terminable(), bar:
             _remove_stale_temporaries(output)
             batch.run(own, ahead=options.get("max_ram") is None)
-            done = [output_files(case, output)["labels"] for case in own if case.name in result.done]
+            done = [
+                output_files(case, output)["labels"] for case in own if case.name in {*result.done, *result.skipped}
+            ]
             if "labels" in kinds and any(path.suffix == ".gz" for path in done):
                 write_colours(segments_of(predictor.task), output, "labels")
     finally:

@@ -19,7 +19,7 @@ from medseg3d.io.atomic import atomic_write
 from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task, load_task
 from medseg3d.training.budget import fit_budget
-from medseg3d.training.checkpoint import LAST
+from medseg3d.training.checkpoint import LAST, remove_leftovers
 from medseg3d.training.dataset import dataset_as_dict, dataset_from_dict, fingerprint, prepare, training_statistics
 from medseg3d.training.initial import read_source
 from medseg3d.training.parts import TASK_SETTINGS, task_with
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOCK = ".lock"
 RESERVE = 0.95
 """Part of a time budget that is planned with; the rest is for saving and for a machine that gets busier."""
 
@@ -154,6 +155,8 @@ def _begin(
     refuse_code("init", values["init"])
     held.enter_context(_locked(folder))
     held.push(lambda *_: prepared.clear())
+    for place in (folder, folder / "configs", folder / "docs"):
+        remove_leftovers(place)
     bundle.create(
         folder,
         train_config=render(values),
@@ -233,7 +236,8 @@ def _stored_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
     """
     config = folder / "configs" / "train.yaml"
     if not config.exists():
-        if folder.exists() and any(p.name not in (".lock", "cache") for p in folder.iterdir()):
+        begun = (folder / LOCK).exists()  # by a training that ended before this file, the last one, was written
+        if folder.exists() and not begun and any(p.name != "cache" for p in folder.iterdir()):
             raise ConfigError(f"{folder} is not empty and no run directory; give another output folder")
         return None
     if not resume:
@@ -252,7 +256,7 @@ def _stored_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
 def _locked(folder: Path) -> Iterator[None]:
     """Hold a run directory, so that two trainings never write to one."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
