@@ -312,9 +312,7 @@ def export(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"path": str(done.path), "difference": done.difference, "sizes": done.sizes}, indent=2))
     else:
-        print(
-            f"written: {done.path}\nits logits differ from the model's by at most {done.difference:.1e} of the largest"
-        )
+        print(f"written: {done}")
     return OK
 
 

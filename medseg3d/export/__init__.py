@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
@@ -12,8 +11,6 @@ from pathlib import Path
 
 from medseg3d.checks import ConfigError
 from medseg3d.inference.model import load_model
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,11 @@ class Exported:
     difference: float
     sizes: tuple[tuple[int, ...], ...]
 
+    def __str__(self) -> str:
+        sizes = " and ".join(" x ".join(map(str, size)) for size in self.sizes)
+        most = f"at most {self.difference:.1e} of the largest"
+        return f"{self.path}\nits logits differ from the model's by {most}, on images of {sizes}"
+
 
 def export(run: str | Path, to: str, output: str | Path | None = None) -> Exported:
     """Write a model in another form.
@@ -86,7 +88,6 @@ def export(run: str | Path, to: str, output: str | Path | None = None) -> Export
         module.write(model, run, draft)
         difference, sizes = compared(model, module.run(draft, model), form.tolerance, what=f"the {to} export")
         _put(draft, path)
-    logger.info("%s: differs from the original by at most %.1e on images of %s", path, difference, _listed(sizes))
     return Exported(path, difference, sizes)
 
 
@@ -98,7 +99,3 @@ def _put(draft: Path, path: Path) -> None:
         with draft.open("rb") as file:
             os.fsync(file.fileno())
     draft.replace(path)
-
-
-def _listed(sizes: tuple[tuple[int, ...], ...]) -> str:
-    return ", ".join(" x ".join(map(str, size)) for size in sizes)

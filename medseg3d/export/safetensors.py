@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from medseg3d.inference.model import METADATA, SECTION, TrainedModel
@@ -17,7 +17,7 @@ def write(model: TrainedModel, run: Path, path: Path) -> None:
     """Write the weights, with the model's section of metadata in the header."""
     section = json.loads((run / METADATA).read_text(encoding="utf-8"))[SECTION]
     weights = {name: value.contiguous() for name, value in model.network.state_dict().items()}
-    save_file(weights, path, metadata={"format": "pt", HEADER: json.dumps(section)})
+    path.write_bytes(save(weights, metadata={"format": "pt", HEADER: json.dumps(section)}))
 
 
 def run(path: Path, model: TrainedModel) -> Callable[[Tensor], Tensor]:
