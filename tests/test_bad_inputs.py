@@ -26,6 +26,7 @@ from medseg3d.training.run import train
 from medseg3d.volume import Volume
 from tests import bad_dicom, bad_labels, bad_nifti
 from tests.bad_input import BadInput, Made
+from tests.shared import ROOT
 from tests.test_predictor import BALL, save_model
 from tests.training_helpers import SETTINGS, ball_task, write_balls
 
@@ -374,3 +375,32 @@ def test_channels_are_named_before_they_are_used(tmp_path: Path) -> None:
     found = inspect(tmp_path, task)
     assert "channels: T1 <- t1 or T1, T2 <- t2 or T2" in found.heading
     assert [f.code for f in found.findings] == ["I-NO-LABELS"]
+
+
+def test_whatever_a_header_says_it_is_read_or_refused(tmp_path: Path) -> None:
+    """Random bytes in the header of a NIfTI file: an answer in words or an image with a place, never another error."""
+    rng, sound, read_anyway = np.random.default_rng(0), bytes(bad_nifti.nifti()), 0
+    telling = [*range(4), *range(40, 56), *range(70, 124), *range(252, 328), *range(344, 348)]
+    for _ in range(300):
+        raw = bytearray(sound)
+        for place in rng.choice(telling, rng.integers(1, 4)):
+            raw[place] = rng.integers(0, 256)
+        (tmp_path / "scan.nii").write_bytes(raw)
+        volume, findings = read(tmp_path / "scan.nii")
+        assert volume is not None or findings[-1].severity == "error"
+        if volume is not None:
+            read_anyway += 1
+            assert volume.data.size == bad_nifti.DATA.size
+            assert min(volume.spacing_mm) > 0
+    assert 50 < read_anyway < 250  # neither all nor nothing is taken
+
+
+def test_the_table_in_docs_says_what_the_catalogues_say() -> None:
+    text = (ROOT / "docs" / "bad_inputs.md").read_text(encoding="utf-8")
+    kinds = {"NIfTI": bad_nifti.CASES, "NIfTI label": bad_nifti.LABEL_CASES, "DICOM": bad_dicom.CASES}
+    for kind, cases in kinds.items():
+        for case in cases:
+            verdict = "refused" if case.refused else "right"
+            assert f"| {kind}: {case.what} | {f'{verdict} {case.code or str()}'.strip()} |" in text
+    assert all(f"| {case.what} | {case.code} |" in text for case in bad_labels.CASES)
+    assert f"{sum(map(len, kinds.values()))} cases:" in text
