@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from medseg3d.checks import Finding, InputError
+from medseg3d.checks import Finding, InputError, some_names
 from medseg3d.io.dicom_geometry import by_place
 from medseg3d.io.dicom_headers import MULTIFRAME, Header
-from medseg3d.io.dicom_pixels import check_pixels
+from medseg3d.io.dicom_pixels import NATIVE, check_pixels
 from medseg3d.io.dicom_slices import Slice
 
 
@@ -72,11 +72,25 @@ def about_values(slices: Sequence[Slice], where: Path) -> list[Finding]:
         if message:
             fix = "export the series again from the scanner"
             found.append(Finding("W-NOT-HU", "warning", str(where), message, fix))
+    odd = [name for header in {id(s.header): s.header for s in slices}.values() if (name := _name_if_longer(header))]
+    if odd:
+        message = f"pixel data longer than the images take, or cut at an odd byte: {some_names(odd, 3)}"
+        found.append(Finding("W-PIXEL-LENGTH", "warning", str(where), message, "look whether the images are whole"))
     frames = {s.header.text("FrameOfReferenceUID") for s in slices}
     if len(frames) > 1:
         message = f"{len(frames)} frames of reference in one series: positions may not belong together"
         found.append(Finding("W-FRAME-OF-REFERENCE", "warning", str(where), message, "check that the stack is right"))
     return found
+
+
+def _name_if_longer(header: Header) -> str:
+    """The name of an uncompressed file that holds more bytes than its pixels take."""
+    if header.syntax not in NATIVE or header.pixels_at is None:
+        return ""
+    frames = int(header.number("NumberOfFrames") or 1)
+    expected = frames * header.integer("Rows") * header.integer("Columns") * header.integer("BitsAllocated") // 8
+    behind = header.size - header.pixels_at - header.pixel_bytes
+    return header.path.name if header.pixel_bytes > expected + 1 or 0 < behind < 8 else ""
 
 
 def timepoint_of(slices: Sequence[Slice], timepoint: int, where: Path) -> tuple[list[Slice], Finding | None]:

@@ -190,9 +190,15 @@ def _series(
     """A series of files, checked."""
     folders = {h.path.parent for h in headers}
     where = headers[0].path if root.is_file() else folders.copy().pop() if len(folders) == 1 else root
-    slices = sorted((s for h in headers for s in slices_of(h)), key=lambda s: (s.instance, s.name))
     near = [finding for folder, finding in doubtful if folder in folders]
     findings = [replace(f, message=f"{f.message}, which may belong to this series") for f in near]
+    slices: list[Slice] = []
+    for header in headers:
+        try:
+            slices += slices_of(header)
+        except InputError as error:
+            findings.append(error.finding)
+    slices.sort(key=lambda s: (s.instance, s.name))
     stack: Stack | None = None
     rest, lone = without_lone(slices)
     scout = bool(rest) and not lone and all("LOCALIZER" in s.header.words("ImageType") for s in rest)
@@ -212,8 +218,6 @@ def _series(
             findings += stack.findings
         except InputError as error:
             findings.append(error.finding)
-    if not rest:
-        findings.append(Finding("E-NO-GEOMETRY", "error", str(where), "no frames", "export the series again"))
     ordered = stack.slices if stack else tuple(rest)
     findings += about_values(ordered, where) if ordered else []
     return _described(headers[0], where, ordered, stack, tuple(findings), scout)

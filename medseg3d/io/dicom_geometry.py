@@ -56,8 +56,9 @@ def without_lone(slices: Sequence[Slice]) -> tuple[list[Slice], list[Slice]]:
     rest = [s for s in slices if "LOCALIZER" not in s.header.words("ImageType")]
     if not rest:
         return list(slices), []
-    normals = {id(s): _normal(s.orientation) for s in rest if s.orientation is not None}
-    main = _most_common([s.orientation for s in rest if s.orientation is not None])
+    directed = [s for s in rest if s.orientation is not None and len(s.orientation) == 6]
+    normals = {id(s): _normal(s.orientation) for s in directed if s.orientation is not None}
+    main = _most_common([s.orientation for s in directed])
     if main is not None:
         least = math.cos(math.radians(LONE_DEGREES))
         across = [s for s in rest if id(s) in normals and abs(normals[id(s)] @ _normal(main)) < least]

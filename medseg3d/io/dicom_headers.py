@@ -94,11 +94,11 @@ class Header:
 
     @property
     def syntax(self) -> str:
-        return str(self.dataset.file_meta.get("TransferSyntaxUID", "")) or _guessed_syntax(self.dataset)
+        return self._meta("TransferSyntaxUID") or _guessed_syntax(self.dataset)
 
     @property
     def sop_class(self) -> str:
-        return self.text("SOPClassUID") or str(self.dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+        return self.text("SOPClassUID") or self._meta("MediaStorageSOPClassUID")
 
     def text(self, keyword: str | int) -> str:
         """A value as text, several joined by a backslash; ``""`` where it is absent."""
@@ -135,7 +135,8 @@ class Header:
 
     def decoded(self, keyword: str) -> str:
         """A text element in its own character set, without control characters: for display alone."""
-        with warnings.catch_warnings():
+        value = ""
+        with warnings.catch_warnings(), suppress(Exception):  # damaged text is no reason to refuse a scan
             warnings.simplefilter("ignore")
             value = str(self.dataset.get(keyword, "") or "")
         return "".join(c if c.isprintable() else " " for c in value).strip()
@@ -146,6 +147,12 @@ class Header:
     def b_value(self) -> str:
         """The diffusion weighting as the file has it, whoever wrote it."""
         return next((value for tag in B_VALUES if (value := self.text(tag))), "")
+
+    def _meta(self, keyword: str) -> str:
+        """An element of the file meta information, ``""`` where it is absent or damaged."""
+        with suppress(Exception):
+            return str(self.dataset.file_meta.get(keyword, ""))
+        return ""
 
     def _raw(self, keyword: str | int) -> Any:
         """The bytes of an element, unconverted where they still are: conversion is most of the time a header takes."""

@@ -215,13 +215,13 @@ def read_frames(slices: Sequence[Slice], out: NDArray[Any]) -> None:
     Raises:
         InputError: ``E-CORRUPT``.
     """
-    import highdicom
+    from highdicom.image import Image
 
     header = slices[0].header
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = highdicom.imread(header.path, lazy_frame_retrieval=True)
+            image = Image.from_dataset(dcmread(header.path), copy=False)  # imread prints to stdout what goes wrong
             for start in range(0, len(slices), FRAMES_AT_ONCE):
                 frames = [s.frame or 0 for s in slices[start : start + FRAMES_AT_ONCE]]
                 out[start : start + len(frames)] = image.get_frames(
