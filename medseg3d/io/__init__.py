@@ -13,8 +13,13 @@ _PUBLIC = {
     "find_cases": "medseg3d.io.cases",
     "read_image": "medseg3d.io.cases",
     "read_label": "medseg3d.io.cases",
+    "read_rtstruct": "medseg3d.io.dicom_rt",
+    "read_seg": "medseg3d.io.dicom_seg_reading",
     "read_volume": "medseg3d.io.images",
+    "segments_of": "medseg3d.io.segments",
     "split_cases": "medseg3d.io.cases",
+    "write_rtstruct": "medseg3d.io.dicom_rt",
+    "write_seg": "medseg3d.io.dicom_seg",
     "write_volume": "medseg3d.io.images",
 }
 __all__ = [*_PUBLIC]  # noqa: PLE0604
