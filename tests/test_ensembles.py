@@ -26,7 +26,7 @@ from medseg3d.inference.summary import write_summary
 from medseg3d.inference.verify import verify
 from medseg3d.io import nifti_writing
 from medseg3d.io.images import read_volume, write_volume
-from medseg3d.io.scratch import scratch_array
+from medseg3d.io.scratch import let_go, scratch_array
 from medseg3d.task import Task
 from medseg3d.volume import Volume
 from tests.test_predictor import BALL, edit, save_model, task_2d
@@ -275,11 +275,42 @@ def test_regions_name_their_probabilities_without_background(tmp_path: Path) -> 
     assert read_volume(tmp_path / "out" / "p_probabilities.nii.gz").channels == 2
 
 
-def test_a_scratch_array_lies_in_a_file_without_a_name(tmp_path: Path) -> None:
-    array = scratch_array((2, 3, 5), tmp_path / "deep" / "x.nii.gz")
-    assert array.shape == (2, 3, 5)
+@pytest.mark.parametrize("along", [1, 2, 3])
+def test_a_scratch_array_lies_in_a_file_without_a_name(along: int, tmp_path: Path) -> None:
+    array = scratch_array((2, 3, 5, 7), tmp_path / "deep" / "x.nii.gz", along=along)
+    assert array.shape == (2, 3, 5, 7)
     assert array.dtype == np.float32
     assert not array.any()
-    array[1, 2, 4] = 7
-    assert array[1, 2, 4] == 7
+    values = np.arange(210, dtype=np.float32).reshape(array.shape)
+    array[...] = values
+    slabs = np.moveaxis(array[0], along - 1, 0)
+    assert slabs.strides[0] == max(slabs.strides), "what is filled at a time lies together"
+    let_go(array)
+    np.testing.assert_array_equal(array, values)
     assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_beyond_the_cropped_part_is_background_for_sure(tmp_path: Path) -> None:
+    data = np.zeros((1, 40, 30, 35), np.float32)
+    data[:, 10:30, 5:25, 10:30] = 1 + np.random.default_rng(0).random((1, 20, 20, 20), dtype=np.float32)
+    scan = Volume(data, np.eye(4))
+    save_model(tmp_path / "run", BALL)
+    predictor = Predictor.from_bundle(tmp_path / "run")
+    expected = predictor.probabilities(scan).data
+    assert (expected[0, :9] == 1).all()
+    assert (expected[1, :9] == 0).all()
+    assert (expected[1, 12:28, 8:22, 12:28] > 0).all()
+    into = np.full_like(expected, 7)
+    predictor.predict(scan, probabilities=into)
+    np.testing.assert_array_equal(into, expected)
+    asked: list[tuple[tuple[int, ...], int]] = []
+
+    def room(shape: tuple[int, ...], axis: int) -> Any:
+        asked.append((shape, axis))
+        return np.full(shape, 7, np.float32)
+
+    found = predictor.predict(scan, probabilities=room).probabilities
+    assert found is not None
+    np.testing.assert_array_equal(found.data, expected)
+    assert [shape for shape, _ in asked] == [(2, 40, 30, 35)]
+    assert asked[0][1] in (1, 2, 3)

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from medseg3d.checks import Finding, MedSegError, collected, pass_on
 from medseg3d.inference.announcement import Announced
@@ -198,13 +200,12 @@ class Batch:
         return job
 
     def _predicted(self, case: Case, image: Volume) -> Prediction:
-        room: Any = False
-        if "probabilities" in self.kinds:
-            shape = (self.predictor.task.out_channels, *image.shape)
-            room = scratch_array(shape, output_files(case, self.output)["probabilities"])
+        def room(shape: tuple[int, ...], axis: int) -> NDArray[np.float32]:
+            return scratch_array(shape, output_files(case, self.output)["probabilities"], along=axis)
+
         return self.predictor.predict(
             image,
-            probabilities=room,
+            probabilities=room if "probabilities" in self.kinds else False,
             uncertainty="uncertainty" in self.kinds,
             announce=lambda setting: self._announced.announce(f"case {case.name}", setting),
         )

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from medseg3d.inference.cells import AxisCells, decode_slab
 from medseg3d.interpolation import SNAP, interpolate
+from medseg3d.io.scratch import let_go
 from medseg3d.preprocessing import NetworkGrid
 from medseg3d.task import Task
 
@@ -171,16 +172,20 @@ def decode_probabilities(coarse: Tensor, grid: NetworkGrid, stride: int, task: T
 
 
 def probability_array(grid: NetworkGrid, task: Task, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """Background for sure everywhere, in ``out`` where it is given; ``paint_probabilities`` fills it slab by slab."""
+    """Background for sure wherever no slab comes, in ``out`` where it is given; ``paint_probabilities`` fills the rest."""
     shape = (task.out_channels, *grid.source.shape)
+    given = out is not None
     if out is None:
         out = np.zeros(shape, dtype=np.float32)
     elif out.shape != shape:
         raise ValueError(f"an array of shape {out.shape} cannot take probabilities of shape {shape}")
-    else:
-        out[:] = 0
-    if not task.regions:
-        out[0] = 1
+    if all(part == slice(0, n) for part, n in zip(_places(grid, 1)[1], grid.source.shape, strict=True)):
+        return out  # slabs will cover all of it
+    for k, channel in enumerate(out):
+        surely = float(k == 0 and not task.regions)
+        if given or surely:
+            channel[...] = surely
+            let_go(out)
     return out
 
 
@@ -189,6 +194,7 @@ def paint_probabilities(out: NDArray[np.float32], slab: SourceSlab, task: Task) 
     for place, logits in interpolated(slab, slice(task.out_channels)):
         values = torch.sigmoid(logits) if task.regions else torch.softmax(logits, dim=0)
         out[(slice(None), *place)] = values.cpu().numpy()
+        let_go(out)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from medseg3d.checks import ConfigError, InputError
 from medseg3d.inference.channels import GivenChannels
 from medseg3d.inference.confidence import Calibration, Disagreement
-from medseg3d.inference.decode import full_logits, source_slabs
+from medseg3d.inference.decode import full_logits, slab_axis, source_slabs
 from medseg3d.inference.memory import MemoryEstimate
 from medseg3d.inference.model import TrainedModel, calibrations_of, load_models
 from medseg3d.inference.precision import PRECISIONS, autocast_type, computes_bf16
@@ -34,6 +34,7 @@ from medseg3d.volume import Volume
 
 __all__ = ["PRECISIONS", "Prediction", "Predictor", "autocast_type", "computes_bf16"]
 logger = logging.getLogger(__name__)
+Room = Callable[[tuple[int, ...], int], NDArray[np.float32]]
 SURELY_NOT = -10.0
 """Logit of a label where no window was computed."""
 
@@ -184,7 +185,7 @@ class Predictor:
         self,
         volume: Volume,
         *,
-        probabilities: bool | NDArray[np.float32] = False,
+        probabilities: bool | NDArray[np.float32] | Room = False,
         uncertainty: bool = False,
         announce: Callable[[Setting], object] | None = None,
     ) -> Prediction:
@@ -192,7 +193,8 @@ class Predictor:
 
         Args:
             volume: to segment.
-            probabilities: True, or an array ``(K, *spatial)`` to write them into, such as a file mapped into memory.
+            probabilities: True, or an array ``(K, *spatial)`` to write them into, or what gives one, such as a file mapped into
+                memory: it is told the shape, and the axis of it along which slab follows slab.
             uncertainty: where the members of an ensemble, or the flips of ``tta``, disagree.
             announce: called with how it will be computed, and what that takes, before the work.
 
@@ -207,6 +209,9 @@ class Predictor:
         setting = self._setting(grid, apart=uncertainty, extra_outputs=int(uncertainty))
         if announce is not None:
             announce(setting)
+        if callable(probabilities):
+            shape = (self.task.out_channels, *grid.source.shape)
+            probabilities = probabilities(shape, 1 + slab_axis(grid, setting.plan.axis))
         began, decoding = time.perf_counter(), 0.0
         compared = Disagreement(self.task, self.members if uncertainty else 1)
         results = Results.empty(grid, self.task, probabilities, uncertainty)

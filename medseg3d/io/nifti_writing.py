@@ -18,6 +18,7 @@ from medseg3d.checks import InputError
 from medseg3d.io.atomic import atomic_write
 from medseg3d.io.nifti import DTYPES
 from medseg3d.io.nifti_geometry import put_geometry
+from medseg3d.io.scratch import let_go
 from medseg3d.volume import Volume
 
 log = logging.getLogger("medseg3d")
@@ -83,6 +84,7 @@ def _in_file_order(data: NDArray[Any], dtype: np.dtype[Any]) -> Iterator[NDArray
             part = channel[..., first : first + slices]
             out = np.empty(part.shape[::-1], dtype)
             _put_voxels(part, out)
+            let_go(data)
             yield out
 
 
