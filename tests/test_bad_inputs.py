@@ -22,11 +22,12 @@ from medseg3d.inspection.case import Facts
 from medseg3d.inspection.together import compare, names_of
 from medseg3d.io import Case, ChannelFile, find_cases, read_volume, split_cases, write_volume
 from medseg3d.io.dicom import find_series, read_series
+from medseg3d.task import load_task
 from medseg3d.training.run import train
 from medseg3d.volume import Volume
 from tests import bad_dicom, bad_labels, bad_nifti
 from tests.bad_input import BadInput, Made
-from tests.shared import ROOT
+from tests.shared import ROOT, real_data
 from tests.test_predictor import BALL, save_model
 from tests.training_helpers import SETTINGS, ball_task, write_balls
 
@@ -404,3 +405,9 @@ def test_the_table_in_docs_says_what_the_catalogues_say() -> None:
             assert f"| {kind}: {case.what} | {f'{verdict} {case.code or str()}'.strip()} |" in text
     assert all(f"| {case.what} | {case.code} |" in text for case in bad_labels.CASES)
     assert f"{sum(map(len, kinds.values()))} cases:" in text
+
+
+def test_a_public_data_set_has_nothing_wrong() -> None:
+    found = inspect(real_data("msd_task04_hippocampus"), load_task("hippocampus"))
+    assert [f.code for f in found.findings] == ["I-PADDED"]
+    assert found.labels["anterior"]["cases"] == found.cases == 192
