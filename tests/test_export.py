@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg3d import SegFormer, predict_folder, read_volume
+from medseg3d import SegFormer, load_task, predict_folder, read_volume
 from medseg3d.bundle import write_metadata
 from medseg3d.checks import ConfigError, ModelError
 from medseg3d.cli import main
@@ -143,6 +143,18 @@ def test_the_card_of_a_model_of_which_little_is_known(tmp_path) -> None:
     assert "Nothing is known here of the data" in text
     assert "No validation is recorded" in text
     assert "The weights in models/ belong to whoever trained them" in (folder / "LICENSE").read_text()
+
+
+@pytest.mark.parametrize("to", ["safetensors", "hf", "bundle"])
+def test_a_classifier_is_exported_too(to, tmp_path) -> None:
+    task = load_task("shapes")
+    sizes = {"in_channels": task.in_channels, "out_channels": task.out_channels, "widths": NETWORK["widths"]}
+    network = filled(build_network({"name": "segformer_classifier", "spatial_dims": 2, **sizes}))
+    path = export(made_up(tmp_path / "run", task, network), to, tmp_path / f"shapes{FORMATS[to].suffix}").path
+    if to != "bundle":
+        assert isinstance(read_network(path), SegFormerClassifier)
+        with pytest.raises(ValueError, match="holds a SegFormerClassifier, not a SegFormer"):
+            SegFormer.from_pretrained(str(path))
 
 
 @pytest.mark.slow

@@ -300,3 +300,18 @@ def test_weights_of_another_architecture(weights, words) -> None:
 def test_heads_that_do_not_divide_the_width() -> None:
     with pytest.raises(ValueError, match="width 8 must be divisible"):
         from_state_dict(theirs().state_dict(), heads=(3, 2, 5, 8))
+
+
+def test_mmsegs_packed_attention_is_torchs_multihead_attention() -> None:
+    """Its in_proj holds queries, keys and values, in this order: the same numbers as the module it stores."""
+    torch.manual_seed(0)
+    encoder = MixTransformer(2, 3, **ENCODER, norm_eps=1e-6)
+    weights = mmseg_names(filled(encoder))
+    name = "layers.3.1.0.attn.attn."
+    packed = torch.nn.MultiheadAttention(64, 8, batch_first=True).eval()
+    packed.load_state_dict({key.removeprefix(name): value for key, value in weights.items() if key.startswith(name)})
+    attention = from_state_dict(weights).stages[3].blocks[0].attention
+    tokens = noise(1, 2, 3, 64)
+    with torch.no_grad():
+        expected = packed(*[tokens.flatten(1, 2)] * 3)[0]
+        assert relative_error(attention(tokens).flatten(1, 2), expected) < 1e-5
