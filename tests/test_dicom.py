@@ -394,6 +394,65 @@ def test_a_file_cut_inside_its_header_is_not_passed_over(tmp_path: Path, kept: i
         read_dicom(folder)
 
 
+def test_a_damaged_kind_is_not_taken_for_another_kind(tmp_path: Path) -> None:
+    """One bit of the SOPClassUID of the last slice; a private kind is nothing to worry about."""
+    folder = save_all(slices(), tmp_path)
+    last = find_series(folder).choose().files[-1]
+    content = last.read_bytes()
+    kind = b"1.2.840.10008.5.1.4.1.1.2\0"
+    last.write_bytes(content.replace(kind, b"1.2.840.10008.5.1.4.1.1.9\0"))  # curves
+    assert [f.code for f in find_series(folder).choose().findings] == ["W-OTHER-KIND"]
+    last.write_bytes(content.replace(kind, b"1.2.840.10008.5.1.4.1.1.0\0"))
+    with pytest.raises(InputError, match=rf"{last.name}.*E-CORRUPT"):
+        read_dicom(folder)
+    last.write_bytes(content)
+    private = content.replace(kind, b"1.3.12.2.1107.5.9.1.0.0.0\0")
+    (folder / "private.dcm").write_bytes(private[: private.index(b"\xe0\x7f\x10\0")])  # no pixels
+    listing = find_series(folder)
+    assert [f.code for f in listing.findings] == ["I-SKIPPED"]
+    assert_same(read_series(listing.choose()), truth(noise()))
+
+
+def test_a_ct_whose_slices_differ_in_rescale_is_told(tmp_path: Path) -> None:
+    datasets = slices()
+    datasets[3].RescaleIntercept = -1000
+    series = find_series(save_all(datasets, tmp_path)).choose()
+    assert [f.code for f in series.findings] == ["W-RESCALE"]
+    np.testing.assert_array_equal(read_series(series).data[0, :, :, 3].T, noise()[3] + 24)
+
+
+def test_bytes_too_many_are_told(tmp_path: Path) -> None:
+    folder = save_all(slices(), tmp_path)
+    file = find_series(folder).choose().files[2]
+    file.write_bytes(file.read_bytes() + b"\0")
+    assert [f.code for f in find_series(folder).choose().findings] == ["W-PIXEL-LENGTH"]
+
+
+def test_frames_that_are_announced_and_not_described(tmp_path: Path) -> None:
+    file = next(enhanced(tmp_path, shared=False).path.iterdir())
+    dataset = dcmread(file)
+    del dataset.PerFrameFunctionalGroupsSequence[5:]
+    dataset.save_as(file)
+    assert code_of(file) == "E-CORRUPT"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_damage_anywhere_in_a_header_is_a_finding_or_harmless(tmp_path: Path, seed: int) -> None:
+    """A few bytes of one header: no other exception, and no geometry that is not the true one."""
+    rng = np.random.default_rng(seed)
+    folder = [enhanced(tmp_path, shared=True).path, save_all(slices(), tmp_path / "classic")][seed % 2]
+    file = sorted(p for p in folder.iterdir() if p.is_file())[0]
+    content = bytearray(file.read_bytes())
+    for at in rng.integers(140, min(len(content), 1500), 3):
+        content[at] = rng.integers(256)
+    file.write_bytes(content)
+    try:
+        volume = read_dicom(file if seed % 2 == 0 else folder)
+    except InputError:
+        return
+    assert volume.canonical().grid.differs_from(truth(noise()).canonical().grid) is None
+
+
 def test_a_file_that_shrinks_after_it_was_listed(tmp_path: Path) -> None:
     series = find_series(save_all(slices(), tmp_path)).choose()
     series.files[4].write_bytes(series.files[4].read_bytes()[:-100])

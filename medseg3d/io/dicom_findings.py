@@ -72,6 +72,9 @@ def about_values(slices: Sequence[Slice], where: Path) -> list[Finding]:
         if message:
             fix = "export the series again from the scanner"
             found.append(Finding("W-NOT-HU", "warning", str(where), message, fix))
+        if len({(s.slope, s.intercept) for s in slices}) > 1:
+            message = "slices of a CT with different rescale; it is applied slice by slice"
+            found.append(Finding("W-RESCALE", "warning", str(where), message, "look whether the slices agree"))
     odd = [name for header in {id(s.header): s.header for s in slices}.values() if (name := _name_if_longer(header))]
     if odd:
         message = f"pixel data longer than the images take, or cut at an odd byte: {some_names(odd, 3)}"

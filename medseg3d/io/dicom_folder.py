@@ -61,7 +61,7 @@ def find_series(path: str | Path, *, timepoint: int | None = None, force: bool =
         groups.setdefault((header.text("StudyInstanceUID"), header.text("SeriesInstanceUID")), []).append(header)
     listed = sorted(groups.values(), key=lambda headers: _order(headers[0]))
     series = [
-        replace(_series(headers, path, found.doubtful, timepoint), number=number)
+        replace(_series(headers, path, found, timepoint), number=number)
         for number, headers in enumerate(listed, start=1)
     ]
     return Listing(path, tuple(series), tuple(found.findings()))
@@ -81,6 +81,7 @@ class _Files:
         self.headers: list[Header] = []
         self._doubts: dict[tuple[str, str, str, Path], list[Path]] = {}
         self.others: dict[str, list[str]] = {}
+        self.strangers: dict[str, list[str]] = {}
         self.searched: list[Path] = []
         self.unread: list[str] = []
         if root.is_dir():
@@ -129,8 +130,13 @@ class _Files:
             self._doubt("E-TRUNCATED", message, path, "copy or export the file again, or take it out")
         elif kind in CLASSIC | MULTIFRAME:
             self.headers.append(header)
+        elif UID(kind).name == kind and (kind.startswith("1.2.8") or not UID(kind).is_valid):  # not a private kind
+            message = "a DICOM file of an unknown kind, which may be an image whose header is damaged"
+            self._doubt("E-CORRUPT", message, path, "copy or export the file again, or take it out")
         else:
             self._other(UID(kind).name, path)
+            if header.pixels_at is not None:
+                self.strangers.setdefault(header.text("SeriesInstanceUID"), []).append(path.name)
 
     def _other(self, kind: str, path: Path) -> None:
         self.others.setdefault(kind, []).append(path.name)
@@ -184,14 +190,15 @@ class _Files:
         return Finding("E-NOT-DICOM", "error", where, what, "check where it came from")
 
 
-def _series(
-    headers: Sequence[Header], root: Path, doubtful: Sequence[tuple[Path, Finding]], timepoint: int | None
-) -> Series:
+def _series(headers: Sequence[Header], root: Path, found: _Files, timepoint: int | None) -> Series:
     """A series of files, checked."""
     folders = {h.path.parent for h in headers}
     where = headers[0].path if root.is_file() else folders.copy().pop() if len(folders) == 1 else root
-    near = [finding for folder, finding in doubtful if folder in folders]
+    near = [finding for folder, finding in found.doubtful if folder in folders]
     findings = [replace(f, message=f"{f.message}, which may belong to this series") for f in near]
+    if names := found.strangers.get(headers[0].text("SeriesInstanceUID")):
+        message = f"images of another kind in this series are left out: {some_names(names, 3)}"
+        findings.append(Finding("W-OTHER-KIND", "warning", str(where), message, "is the series complete without them?"))
     slices: list[Slice] = []
     for header in headers:
         try:
