@@ -92,7 +92,7 @@ class Trainer:
         self.task, self.preprocessing, self.phantom, self.tracker = task, preprocessing, phantom, tracker
         self.init = init
         self.max_epochs, self.steps_per_epoch, self.recipe, self.resume = max_epochs, steps_per_epoch, recipe, resume
-        self.step = 0
+        self.step, self.saved = 0, -1
         self.best = self.plateau = -math.inf
         self.stale = 0
         self.rows: list[dict[str, Any]] = []
@@ -271,8 +271,10 @@ class Trainer:
             raise ConfigError(f"{self.folder}: its checkpoint is of another network or version ({error})") from error
 
     def _save(self) -> None:
-        if self.processes.first:
+        """Save the state, once a step: prev.pt is worth most where it is an earlier one."""
+        if self.processes.first and self.saved != self.step:
             save_state(self.folder / "models", self._state())
+        self.saved = self.step
 
     def measure(self, *, steps: int = 8, cases: int = 3) -> tuple[float, float]:
         """Seconds that a step and that a validation take, from real ones; everything is as before afterwards."""
