@@ -7,7 +7,7 @@ merged, mirrored or guessed (compare docs/bad_inputs.md).
 Codes: E-SERIES several series; E-MISSING-SLICE; E-DUPLICATE images with different pixels at one position; E-TIMEPOINTS
 several volumes in one series; E-TILT; E-SPACING gaps or pixels of different size; E-NO-GEOMETRY; E-ORIENTATION;
 E-MATRIX; E-MOSAIC; E-LOCALIZER; E-RESCALE; E-DTYPE colours, odd bits; E-DECODER; E-TRUNCATED; E-CORRUPT; E-FORMAT;
-E-NOT-DICOM; E-NO-PREAMBLE; E-NOT-READABLE. W-DUPLICATE, W-LOCALIZER, W-SINGLE-SLICE, W-MONOCHROME1, W-NOT-HU,
+E-NOT-DICOM; E-NO-PREAMBLE; E-NOT-READABLE; E-MEMORY. W-DUPLICATE, W-LOCALIZER, W-SINGLE-SLICE, W-MONOCHROME1, W-NOT-HU,
 W-FRAME-OF-REFERENCE, W-PIXEL-LENGTH, W-RESCALE, W-OTHER-KIND; I-SKIPPED, I-SUBFOLDERS, I-TIMEPOINT.
 """
 
@@ -43,7 +43,12 @@ def read_series(series: Series) -> Volume:
     for finding in series.findings:
         pass_on(finding)
     assert series.grid is not None  # a series without errors is a stack
-    return Volume(read_values(series.slices).transpose(2, 1, 0)[None], series.grid.affine)
+    try:
+        values = read_values(series.slices)
+    except MemoryError:
+        message = f"{' x '.join(map(str, series.shape))} voxels do not fit into the memory that is free"
+        raise InputError("E-MEMORY", message, file=series.where, fix="close other programs") from None
+    return Volume(values.transpose(2, 1, 0)[None], series.grid.affine)
 
 
 def read_dicom(path: str | Path, *, series: str | int | None = None, timepoint: int | None = None) -> Volume:
