@@ -16,6 +16,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
     MRImageStorage,
@@ -148,6 +149,30 @@ def test_jpeg_lossless_needs_no_decoder_beside_simpleitk(tmp_path: Path) -> None
     file = tmp_path / "in" / "5.dcm"
     file.write_bytes(file.read_bytes()[:-1500])
     assert code_of(tmp_path / "in") == "E-CORRUPT"
+
+
+def test_jpeg_with_loss_is_read_and_told(tmp_path: Path) -> None:
+    """Baseline JPEG of 8 bits at quality 100: off by no more than 2."""
+    import io
+
+    from PIL import Image
+    from pydicom.encaps import encapsulate
+
+    rows, columns = np.mgrid[:36, :40]
+    values = np.stack([100 + rows + columns + k for k in range(SLICES)]).astype(np.uint8)
+    for k, dataset in enumerate(slices(values, RescaleIntercept=0, LossyImageCompression="01")):
+        path = save(dataset, tmp_path / f"{k}.dcm")
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+        file = io.BytesIO()
+        Image.fromarray(values[k]).save(file, "JPEG", quality=100)
+        dataset.PixelData = encapsulate([file.getvalue()])
+        dataset["PixelData"].is_undefined_length = True
+        dataset["PixelData"].VR = "OB"
+        dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        dataset.save_as(path, enforce_file_format=True)
+    series = find_series(tmp_path).choose()
+    assert [f.code for f in series.findings] == ["W-LOSSY"]
+    assert_same(read_series(series), truth(values), tolerance=2)
 
 
 # Values
@@ -436,7 +461,7 @@ def test_frames_that_are_announced_and_not_described(tmp_path: Path) -> None:
     assert code_of(file) == "E-CORRUPT"
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(20))
 def test_damage_anywhere_in_a_header_is_a_finding_or_harmless(tmp_path: Path, seed: int) -> None:
     """A few bytes of one header: no other exception, and no geometry that is not the true one."""
     rng = np.random.default_rng(seed)

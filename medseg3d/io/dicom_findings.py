@@ -61,6 +61,9 @@ def about_values(slices: Sequence[Slice], where: Path) -> list[Finding]:
     if any(s.header.text("PhotometricInterpretation") == "MONOCHROME1" for s in slices):
         message = "MONOCHROME1: viewers show it inverted; the values are read as they are stored"
         found.append(Finding("W-MONOCHROME1", "warning", str(where), message, "nothing to do where values count"))
+    if any(s.header.text("LossyImageCompression") == "01" for s in slices):
+        message = "the images were compressed with loss: values are not those of the scanner"
+        found.append(Finding("W-LOSSY", "warning", str(where), message, "ask for the original images"))
     if first.text("Modality") == "CT":
         kind = first.text("RescaleType")
         if slices[0].slope is None and slices[0].intercept is None:

@@ -50,7 +50,13 @@ KEYWORDS = (
     *("Rows", "Columns", "NumberOfFrames", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("ImagePositionPatient", "ImageOrientationPatient", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"),
-    *("RescaleType", "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *(
+        "RescaleType",
+        "LossyImageCompression",
+        "ModalityLUTSequence",
+        "SharedFunctionalGroupsSequence",
+        "PerFrameFunctionalGroupsSequence",
+    ),
 )
 TAG_OF = {keyword: int(Tag(keyword)) for keyword in KEYWORDS}
 TAGS = [*TAG_OF.values(), *B_VALUES]
@@ -150,7 +156,8 @@ class Header:
 
     def _meta(self, keyword: str) -> str:
         """An element of the file meta information, ``""`` where it is absent or damaged."""
-        with suppress(Exception):
+        with warnings.catch_warnings(), suppress(Exception):
+            warnings.simplefilter("ignore")
             return str(self.dataset.file_meta.get(keyword, ""))
         return ""
 
