@@ -19,8 +19,9 @@ from medseg3d.inference.folder import FolderResult, predict_folder
 from medseg3d.inference.predictor import Predictor
 from medseg3d.inspection import inspect, require_good
 from medseg3d.inspection.case import Facts
-from medseg3d.inspection.together import compare, names_of
+from medseg3d.inspection.together import copies
 from medseg3d.io import Case, ChannelFile, find_cases, read_volume, split_cases, write_volume
+from medseg3d.io.case_names import names_of
 from medseg3d.io.dicom import find_series, read_series
 from medseg3d.task import load_task
 from medseg3d.training.run import train
@@ -281,7 +282,7 @@ def test_one_patient_in_two_parts_is_leakage() -> None:
         "training": [facts("BraTS-GLI-00001-000", "a"), facts("BraTS-GLI-00002-000", "b")],
         "validation": [facts("BraTS-GLI-00001-001", "c"), facts("BraTS-GLI-00003-000", "b")],
     }
-    found = compare(parts, None, Path("data"))
+    found = copies(parts)
     assert [(f.code, f.file) for f in found] == [
         ("E-LEAKAGE", "BraTS-GLI-00003-000.nii.gz"),
         ("E-LEAKAGE", "BraTS-GLI-00001-001.nii.gz"),

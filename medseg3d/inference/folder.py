@@ -22,6 +22,7 @@ from medseg3d.inference.provenance import Model, hint, models_of, options_of, pr
 from medseg3d.inference.results import FolderResult, output_files
 from medseg3d.inference.sidecar import Origin
 from medseg3d.inference.summary import write_summary
+from medseg3d.io.case_names import comparable, one_file
 from medseg3d.io.cases import Case, find_cases
 from medseg3d.io.colours import write_colours
 from medseg3d.io.segments import segments_of
@@ -195,16 +196,13 @@ def _without_collisions(
     for case in cases:
         for kind, path in output_files(case, output).items():
             if kind in (kinds or ("labels",)):
-                taken.setdefault(path.name.casefold(), []).append(case)
+                taken.setdefault(comparable(path.name), []).append(case)
             if kind in kinds and path.resolve() in scans:
                 message = f"the result of case {case.name!r} would replace a scan"
                 found[id(case)] = Finding("E-OVERWRITE", "error", str(path), message, "give another output folder")
     for same in taken.values():
         for case in same[1:] and same:
-            names = " and ".join(repr(c.name) for c in same)
-            message = f"cases {names} would both be written to one file"
-            fix = "rename one, or predict them into two folders"
-            found.setdefault(id(case), Finding("E-SAME-NAME", "error", str(case.images[0].path), message, fix))
+            found.setdefault(id(case), one_file([c.name for c in same], str(case.images[0].path)))
     refused = dict(refused)
     for case in cases:
         if id(case) in found:

@@ -9,7 +9,7 @@ from medseg3d.checks import ConfigError, Finding, InputError, collected
 from medseg3d.inspection.case import Facts, content_of, in_threads, tell_if_constant, tell_if_empty
 from medseg3d.inspection.result import Inspection, count_of
 from medseg3d.inspection.series import inspect_series
-from medseg3d.inspection.together import compare
+from medseg3d.inspection.together import copies
 from medseg3d.io.dataset import Case, ChannelFile
 from medseg3d.io.dicom import find_series
 from medseg3d.io.images import PICTURE_SUFFIXES, SUFFIXES, image_stem, image_suffix, read_volume
@@ -52,7 +52,7 @@ def _inspect_images(path: Path, files: Sequence[Path]) -> Inspection:
     images = [one for one in facts if not is_label_file(Path(one.file))]
     findings = [f for one in facts for f in one.findings]
     findings += [finding for label in labels if (finding := _other_grid(label, images)) is not None]
-    findings += compare({"files": images}, None, path)
+    findings += copies({"files": images})
     heading = f"{count_of(len(images), 'image')} and {count_of(len(labels), 'label map')} in {path}"
     if path.is_file():
         heading = f"{path}: {'a label map' if labels else 'an image'}"

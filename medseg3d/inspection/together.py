@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,34 +9,29 @@ import numpy as np
 
 from medseg3d.checks import Finding, some_names
 from medseg3d.inspection.case import Facts
+from medseg3d.io.case_names import names_of
 from medseg3d.io.split import subject_of
 from medseg3d.task import Task
 
 SPACING_FACTOR = 4.0
 """A voxel size so many times the median, or less than so small a part of it, is told of."""
-RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
-FORBIDDEN = set('<>:"|?*\\')
-LONGEST_NAME = 200
-"""Bytes; results add their endings."""
 
 
-def compare(parts: Mapping[str, Sequence[Facts]], task: Task | None, root: Path) -> list[Finding]:
+def compare(parts: Mapping[str, Sequence[Facts]], task: Task, root: Path) -> list[Finding]:
     """Findings about cases of a data set as a whole.
 
     Args:
         parts: the cases of each part: ``training``, ``validation`` and others.
-        task: what they are for, where that is known.
+        task: what they are for.
         root: of the data set, for findings about all of it.
     """
     everything = [facts for cases in parts.values() for facts in cases]
     return [
         *copies(parts),
         *_same_label(everything),
-        *(
-            []
-            if task is None
-            else [*_absent(parts, task, root), *_spacings(everything), *_padded(everything, task, root)]
-        ),
+        *_absent(parts, task, root),
+        *_spacings(everything),
+        *_padded(everything, task, root),
         *names_of([(facts.case.name, facts.file) for facts in everything]),
     ]
 
@@ -153,28 +147,3 @@ def _padded(everything: Sequence[Facts], task: Task, root: Path) -> list[Finding
         f"{small[0].case.name} fills {small[0].covered:.0%} of it"
     )
     return [Finding("I-PADDED", "info", str(root), message, "a smaller patch_size costs less time")]
-
-
-def names_of(names: Sequence[tuple[str, str]]) -> list[Finding]:
-    """Names of cases that no file on every system can have, or that are one name on some.
-
-    Args:
-        names: of each case the name, and a file of it.
-    """
-    found: list[Finding] = []
-    taken: dict[str, str] = {}
-    for name, file in names:
-        plain = unicodedata.normalize("NFC", name).casefold()
-        if taken.setdefault(plain, name) != name:
-            message = f"cases {taken[plain]!r} and {name!r} are one file name where capitals or accents do not count"
-            found.append(Finding("E-SAME-NAME", "error", file, message, "rename one of them"))
-        reasons = [
-            f"it holds {', '.join(sorted(bad))}" if (bad := {c for c in name if c in FORBIDDEN or ord(c) < 32}) else "",
-            "Windows reserves it" if name.split(".")[0].casefold() in RESERVED else "",
-            "it ends with a blank or dot" if name != name.rstrip(" .") else "",
-            f"it is longer than {LONGEST_NAME} bytes" if len(name.encode()) > LONGEST_NAME else "",
-        ]
-        if any(reasons):
-            message = f"the name {name!r} is none on every system: {', '.join(filter(None, reasons))}"
-            found.append(Finding("W-NAME", "warning", file, message, "rename the case: results are named after it"))
-    return found
