@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from medseg3d.checks import ConfigError, InputError, some_names
 from medseg3d.io import find_cases, read_label, read_volume
 from medseg3d.io.dicom_magic import is_dicom
@@ -171,10 +173,15 @@ def read_pair(reference: Reader, prediction: Reader, task: Task | None) -> tuple
     pair = _on_one_grid((reference(), prediction()), (reference, prediction))
     for volume, what in zip(pair, ("the reference", "the prediction"), strict=True):
         require_one_channel(volume, what=what)
-        if task is not None and (wrong := foreign_values(volume.data, (0, *task.values), task, what=what)) is not None:
+        known = () if task is None else (0, *task.values, *(() if task.ignore is None else (task.ignore,)))
+        if task is not None and (wrong := foreign_values(volume.data, known, task, what=what)) is not None:
             raise wrong
     require_grid(pair[1].grid, pair[0].grid, what="the prediction", than="the reference")
-    return pair
+    if task is None or task.ignore is None or not (unjudged := pair[0].data == task.ignore).any():
+        return pair
+    # What nobody has judged counts for neither side.
+    first, second = (volume.with_data(np.where(unjudged, 0, volume.data)) for volume in pair)
+    return first, second
 
 
 def _on_one_grid(pair: tuple[Volume, Volume], readers: tuple[Reader, Reader]) -> tuple[Volume, Volume]:

@@ -47,6 +47,7 @@ class Task:
             plausible.
         network: preset of ``medseg3d.networks`` the task is trained with.
         kind: ``segmentation`` or ``classification``.
+        ignore: label value of voxels that nobody has judged: they are neither trained on nor scored.
         train: values for the keys of train.yaml that this task wants otherwise.
         dicom: for channels, how their series is found in a DICOM study: ``modality``, and regular expressions that its
             ``description`` matches and does not match (``without``), and whether ``contrast`` was given.
@@ -73,6 +74,7 @@ class Task:
     train: Mapping[str, Any] = field(default_factory=dict)
     dicom: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     codes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    ignore: int | None = None
 
     def __post_init__(self) -> None:
         def put(key: str, value: Any) -> None:
@@ -88,6 +90,7 @@ class Task:
             put("mirror_axes", tuple(index(a) for a in self.mirror_axes))
             put("write", {str(k): index(v) for k, v in self.write.items()} or {k: v[0] for k, v in self.labels.items()})
             put("train", dict(self.train))
+            put("ignore", None if self.ignore is None else index(self.ignore))
             put("dicom", {str(k): dict(v) for k, v in self.dicom.items()})
             put("codes", {str(k): tuple(map(str, v)) for k, v in self.codes.items()})
         except (AttributeError, TypeError, ValueError, IndexError) as error:
@@ -120,6 +123,10 @@ class Task:
             if any(i < 1 or i > 65535 for ids in self.labels.values() for i in ids):
                 refuse(f"label ids must lie in 1..65535 (0 is background), got {dict(self.labels)}")
             self._check_painting(refuse)
+            if self.ignore is not None and (self.ignore in self.values or not 1 <= self.ignore <= 65535):
+                refuse(
+                    f"ignore {self.ignore} must lie in 1..65535 and be no value of a label (labels have {self.values})"
+                )
         if unknown := sorted(set(self.aliases) - set(self.labels)):
             refuse(f"aliases name {unknown[0]!r}, which is no label; labels are {', '.join(self.labels)}")
         if unknown_ids := sorted(set(self.ids) - {0, *self.values}):

@@ -36,6 +36,7 @@ from medseg3d.volume import Grid, Volume
 
 __all__ = ["Case", "ChannelFile", "DataSet", "find_cases", "read_image", "read_label", "split_cases", "subject_of"]
 
+IGNORE = "ignore"
 UNMAPPED = np.iinfo(np.int32).max
 
 
@@ -213,11 +214,16 @@ def _label_mapping(
     """Label value in the files to value of the task, and what the values are called there; by name where names are given."""
     if task.kind == "classification":
         return {}, {}
+    ignored = {} if task.ignore is None else {task.ignore: task.ignore}
     if names is not None and names.labels:
+        if task.ignore is not None:  # nnU-Net's name for it
+            ignored |= {v: task.ignore for name, ids in names.labels.items() if name == IGNORE for v in ids}
+            names = replace(names, labels={name: ids for name, ids in names.labels.items() if name != IGNORE})
         called = {v: n for n, ids in names.labels.items() for v in ids if v != 0 and len(ids) == 1}
         regions = {v: n for n, ids in names.labels.items() for v in ids if v != 0}
-        return match_labels(names.labels, task, names.file), regions | called
-    return brats_labels(tails, task, root) or ({v: v for v in task.values}, {})
+        return ignored | match_labels(names.labels, task, names.file), regions | called
+    values, named = brats_labels(tails, task, root) or ({v: v for v in task.values}, {})
+    return ignored | values, named
 
 
 def read_image(case: Case, task: Task, *, nonfinite: NonFinite = "error") -> Volume:
@@ -307,4 +313,5 @@ def read_label(case: Case, dataset: DataSet, task: Task, grid: Grid | None) -> V
         wrong = foreign_values(data, known, task, what="the label", file=case.label)
         assert wrong is not None
         raise wrong
-    return volume.with_data(mapped.astype(np.uint8 if max(task.values, default=0) <= 255 else np.uint16))
+    largest = max((*task.values, task.ignore or 0))
+    return volume.with_data(mapped.astype(np.uint8 if largest <= 255 else np.uint16))

@@ -32,6 +32,8 @@ from medseg3d.volume import AxisMap, Grid
 
 logger = logging.getLogger(__name__)
 
+IGNORED = 255
+"""In a target: nobody has judged this voxel."""
 FORMAT = "medseg3d.prepared/1"
 """Counts up when preparing gives other arrays or the file another form."""
 VERSIONS = {"medseg3d": __version__, **{name: version(name) for name in ("torch", "numpy", "nibabel", "SimpleITK")}}

@@ -22,7 +22,7 @@ from medseg3d.checks import ConfigError, InputError
 from medseg3d.io import Case, ChannelFile, DataSet, read_image, read_label
 from medseg3d.preprocessing import Preprocessing, ct_statistics
 from medseg3d.task import Task
-from medseg3d.training.cache import Cache, PreparedCase
+from medseg3d.training.cache import IGNORED, Cache, PreparedCase
 from medseg3d.volume import Volume
 
 READERS = min(4, os.cpu_count() or 1)
@@ -175,14 +175,18 @@ def training_statistics(dataset: DataSet, cases: Sequence[Case], task: Task) -> 
 
 def encode_labels(labels: NDArray[np.unsignedinteger[Any]], task: Task) -> NDArray[np.uint8]:
     """Label values as what the loss wants: class numbers (0 background, then the task's labels in order), or for regions 0 and
-    ``i + 1`` for ``task.values[i]``, the rows of ``losses.region_table``.
+    ``i + 1`` for ``task.values[i]``, the rows of ``losses.region_table``; ``IGNORED`` where nobody has judged.
 
     Raises:
-        ConfigError: for more than 255 different values.
+        ConfigError: for more than 254 different values.
     """
-    if len(task.values) > 255:
-        raise ConfigError(f"task {task.name!r} has {len(task.values)} label values; training handles up to 255")
-    table = np.zeros(max(task.values) + 1, dtype=np.uint8)
+    if len(task.values) >= IGNORED:
+        raise ConfigError(
+            f"task {task.name!r} has {len(task.values)} label values; training handles up to {IGNORED - 1}"
+        )
+    table = np.zeros(max((*task.values, task.ignore or 0)) + 1, dtype=np.uint8)
+    if task.ignore is not None:
+        table[task.ignore] = IGNORED
     for row, value in enumerate(task.values, start=1):
         table[value] = (
             row if task.regions else 1 + next(i for i, ids in enumerate(task.labels.values()) if value in ids)

@@ -31,7 +31,7 @@ def traits_of(dataset: DataSet, task: Task) -> dict[str, tuple[str, ...]]:
         label = read_label(case, dataset, task, None)
         values = set(np.unique(label.data).tolist())
         present[case.name] = [name for name, ids in task.labels.items() if values & set(ids)]
-        volumes[case.name] = float(np.count_nonzero(label.data)) * float(np.prod(label.spacing_mm))
+        volumes[case.name] = float(np.isin(label.data, task.values).sum()) * float(np.prod(label.spacing_mm))
     ranks = {name: rank for rank, name in enumerate(sorted(volumes, key=lambda n: (volumes[n], n)))}
     third = {name: SIZES[rank * len(SIZES) // len(ranks)] for name, rank in ranks.items()}
     return {name: (*labels, third[name]) for name, labels in present.items()}

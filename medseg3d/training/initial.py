@@ -57,7 +57,9 @@ def read_source(place: str | Path) -> Source:
         file = weights_file(Path(place))
         return _run_directory(Path(place), file.stat().st_mtime_ns)
     file = locate(place)
-    return _published(file, file.stat().st_mtime_ns)
+    # What a folder or a repository holds always has the same name; its own says more.
+    name = Path(place).name if Path(place).exists() else str(place)
+    return _published(file, name, file.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=1)  # settings are merged more than once
@@ -68,7 +70,7 @@ def _run_directory(folder: Path, changed: int) -> Source:
 
 
 @lru_cache(maxsize=1)
-def _published(file: Path, changed: int) -> Source:
+def _published(file: Path, name: str, changed: int) -> Source:
     family = family_in(file)
     network: Any = read_network(file, encoder_only=family == "mmseg")
     labels, channels = None, None
@@ -77,7 +79,7 @@ def _published(file: Path, changed: int) -> Source:
         task = load_task(PUBLISHED_TASK)
         if (network.config["in_channels"], network.config["out_channels"]) == (task.in_channels, task.out_channels):
             labels, channels = task.labels, tuple(task.channels)
-    return Source(network, file.name, labels, channels, {"weights": file.name, "sha256": sha256_of(file)})
+    return Source(network, name, labels, channels, {"weights": name, "sha256": sha256_of(file)})
 
 
 def initial_config(place: str | Path, task: Task) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medseg3d.checks import ConfigError
 from medseg3d.task import Task
+from medseg3d.training.cache import IGNORED
 
 LOSSES = ("auto", "dice_ce", "dice", "cross_entropy")
 """dice_ce: soft Dice plus cross entropy. dice: soft Dice alone, as the published SegFormer3D. cross_entropy: classification."""
@@ -50,6 +51,45 @@ class RegionLoss(nn.Module):
         return loss + self.ce_weight * self.cross_entropy(logits, regions) if self.ce_weight else loss
 
 
+class JudgedLoss(nn.Module):
+    """Soft Dice and cross entropy of the voxels that somebody has judged; the others, ``IGNORED``, count for nothing.
+
+    Args:
+        task: says whether its labels are classes (softmax) or regions (sigmoid).
+        ce_weight: weight of the cross entropy; 0 leaves Dice alone.
+
+    Shape: logits ``(B, K, *s)``, target ``(B, 1, *s)``.
+    """
+
+    table: Tensor
+
+    def __init__(self, task: Task, *, ce_weight: float = 1.0) -> None:
+        super().__init__()
+        self.overlapping = task.regions
+        self.register_buffer("table", region_table(task), persistent=False)
+        self.ce_weight = ce_weight
+        self.dice = DiceLoss(include_background=task.regions)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        judged = target != IGNORED
+        codes = torch.where(judged, target, 0)[:, 0].long()
+        if self.overlapping:
+            wanted = self.table[codes].movedim(-1, 1)
+            shares = torch.sigmoid(logits)
+            entropy = nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
+        else:
+            wanted = nn.functional.one_hot(codes, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+            shares = torch.softmax(logits, dim=1)
+            entropy = nn.functional.cross_entropy(logits, codes, reduction="none")
+        loss: Tensor = self.dice(shares * judged, wanted * judged)
+        if not self.ce_weight:
+            return loss
+        # Each sample's own mean, so that a batch may be split in any way.
+        counted = judged[:, 0].flatten(1)
+        means = (entropy.flatten(1) * counted).sum(1) / counted.sum(1).clamp_min(1)
+        return loss + self.ce_weight * means.mean()
+
+
 def build_loss(name: str, task: Task) -> nn.Module:
     """The loss for a task.
 
@@ -68,6 +108,8 @@ def build_loss(name: str, task: Task) -> nn.Module:
     if task.kind == "classification":
         return nn.CrossEntropyLoss()
     ce_weight = 0.0 if name == "dice" else 1.0
+    if task.ignore is not None:
+        return JudgedLoss(task, ce_weight=ce_weight)
     if task.regions:
         return RegionLoss(task, ce_weight=ce_weight)
     return DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, lambda_ce=ce_weight)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from medseg3d.augmentation import Augmentation, Change
-from medseg3d.training.cache import PreparedCase
+from medseg3d.training.cache import IGNORED, PreparedCase
 
 ORDER, SAMPLE, STEP, FOREGROUND = range(4)
 """What a random stream is for; part of its key, so that streams never coincide."""
@@ -130,7 +130,7 @@ def _foreground(case: PreparedCase, seed: int) -> list[np.ndarray[Any, Any]]:
         return []
     label = case.target[0].numpy()
     found = []
-    for code in (c for c in np.flatnonzero(np.bincount(label.ravel())) if c > 0):
+    for code in (c for c in np.flatnonzero(np.bincount(label.ravel())) if c not in (0, IGNORED)):
         flat = np.flatnonzero(label == code)
         if len(flat) > KEPT_VOXELS:
             flat = np.sort(random_state(seed, FOREGROUND, int(code)).choice(flat, KEPT_VOXELS, replace=False))

@@ -13,7 +13,7 @@ from medseg3d.inference.decode import decode_labels
 from medseg3d.inference.windows import sliding_logits
 from medseg3d.preprocessing import NetworkGrid
 from medseg3d.task import Task
-from medseg3d.training.cache import PreparedCase
+from medseg3d.training.cache import IGNORED, PreparedCase
 from medseg3d.training.dataset import encode_labels
 from medseg3d.training.sampling import crop_padded
 from medseg3d.volume import AxisMap
@@ -96,6 +96,8 @@ def dice_from_codes(reference: NDArray[np.uint8], prediction: NDArray[np.uint8],
     else:
         inside = np.eye(len(task.labels) + 1, dtype=np.int64)[1:]
     codes = inside.shape[1]
+    judged = reference != IGNORED
+    reference, prediction = reference[judged], prediction[judged]
     joint = np.bincount((reference.astype(np.int64) * codes + prediction).ravel(), minlength=codes**2).reshape(
         codes, codes
     )
