@@ -16,7 +16,7 @@ from medseg3d import __version__
 from medseg3d.checks import ConfigError, InputError, collected
 from medseg3d.io import dicom_seg, read_volume
 from medseg3d.io.colours import label_colour
-from medseg3d.io.dicom_rt import write_rtstruct
+from medseg3d.io.dicom_rt import read_rtstruct, write_rtstruct
 from medseg3d.io.dicom_seg import KINDS, write_seg
 from medseg3d.io.dicom_seg_reading import read_seg
 from medseg3d.io.readback import centroids_mm
@@ -187,7 +187,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path, change, code):
 @pytest.mark.parametrize(
     ("tags", "code"),
     [
-        ({"FrameOfReferenceUID": None}, "E-SOURCE"),
+        ({"SOPInstanceUID": ""}, "E-SOURCE"),
         ({"ImagePositionPatient": None}, "E-NO-GEOMETRY"),
         ({"PixelSpacing": None}, "E-NO-GEOMETRY"),
     ],
@@ -227,6 +227,32 @@ def test_images_whose_headers_lack_what_highdicom_takes_for_granted(tmp_path):
     path = write_seg(tmp_path / "case.dcm", given.labels, SEGMENTS, images)
     measures = pydicom.dcmread(path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     assert (measures.SpacingBetweenSlices, measures.SliceThickness) == (3, 3)
+
+
+def test_images_that_were_stripped_of_identifiers(tmp_path):
+    """Some are in the beginning of the file, too; the others are made up, the same for all that is made from the images."""
+    given = scan(tmp_path / "in")
+    files = []
+    for path in given.files:
+        image = pydicom.dcmread(path)
+        image.SOPClassUID = image.SOPInstanceUID = image.StudyInstanceUID = ""
+        del image.FrameOfReferenceUID
+        path.write_bytes(b"")
+        pydicom.filewriter.dcmwrite(path, image, enforce_file_format=False)
+        files.append(path)
+    with collected() as found:
+        seg = pydicom.dcmread(write_seg(tmp_path / "case.dcm", given.labels, SEGMENTS, files))
+        structures = pydicom.dcmread(write_rtstruct(tmp_path / "rt.dcm", given.labels, SEGMENTS, files))
+        again = read_rtstruct(tmp_path / "rt.dcm", files)
+    assert {f.code for f in found} == {"W-SOURCE"}
+    assert "no StudyInstanceUID and no FrameOfReferenceUID" in found[0].message
+    assert seg.FrameOfReferenceUID == structures.FrameOfReferenceUID
+    assert seg.StudyInstanceUID == structures.StudyInstanceUID
+    source = seg.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
+    assert source.ReferencedSOPInstanceUID in {
+        pydicom.dcmread(p).file_meta.MediaStorageSOPInstanceUID for p in given.files
+    }
+    assert (placed(again.labels, given.labels.grid).data == given.labels.data).all()
 
 
 def test_values_that_the_standard_does_not_allow_are_left_away_without_telling_them(tmp_path, recwarn, caplog):

@@ -15,6 +15,7 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
 from medseg3d.checks import InputError
+from medseg3d.io.dicom_identity import file_of, references_of
 from medseg3d.volume import Grid, Volume, placed
 
 Source = str | Path | Dataset
@@ -24,7 +25,6 @@ SAME_PLACE_MM = 1e-3
 """Frames of a multi-frame image nearer to each other than this lie at one place: other time points, or echoes."""
 EVEN = 0.1
 """How far a plane may lie from its place in an even stack, in parts of the spacing."""
-NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,8 @@ class Planes:
     """The planes of one series of images, in order along their normal.
 
     Args:
-        headers: of the instance of each plane, without its pixels; the same one for all planes of a multi-frame image.
+        header: of the first image, without its pixels.
+        references: what the image of each plane is referred to by; the same for all planes of a multi-frame image.
         frames: of each plane in its instance, from 1.
         positions: centre of the first pixel of each plane, LPS mm, ``(n, 3)``.
         orientation: directions of rows and of columns, LPS, 6 numbers.
@@ -40,7 +41,8 @@ class Planes:
         shape: rows and columns.
     """
 
-    headers: tuple[Dataset, ...]
+    header: Dataset
+    references: tuple[Dataset, ...]
     frames: tuple[int, ...]
     positions: NDArray[np.float64]
     orientation: NDArray[np.float64]
@@ -49,7 +51,7 @@ class Planes:
 
     @property
     def multiframe(self) -> bool:
-        return "PerFrameFunctionalGroupsSequence" in self.headers[0]
+        return "PerFrameFunctionalGroupsSequence" in self.header
 
     @property
     def step(self) -> NDArray[np.float64]:
@@ -61,8 +63,7 @@ class Planes:
     @property
     def thickness_mm(self) -> float | None:
         """SliceThickness, where it is a length."""
-        header = self.headers[0]
-        places = [header, *_shared(header, "PixelMeasuresSequence")]
+        places = [self.header, *_shared(self.header, "PixelMeasuresSequence")]
         try:
             found = [float(place.SliceThickness) for place in places if place.get("SliceThickness")]
         except (ValueError, TypeError):
@@ -138,21 +139,16 @@ def read_planes(sources: Sequence[Source]) -> Planes:
         raise InputError("E-SOURCE", "no source images", fix="give the files that the labels were made from")
     headers = [source if isinstance(source, Dataset) else _header(Path(source)) for source in sources]
     first = headers[0]
-    for header in headers:
-        if missing := [key for key in (*NEEDED, "FrameOfReferenceUID") if not header.get(key)]:
-            message = f"the source image has no {missing[0]}, so that nothing can refer to its place"
-            raise InputError("E-SOURCE", message, file=_name(header), fix="export the series again")
-    for key in ("SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns"):
-        if len(values := {str(header.get(key)) for header in headers}) > 1:
-            message = f"{len(values)} different values of {key} among the source images"
-            raise InputError("E-SOURCE", message, file=_name(first), fix="give the images of one series")
+    references = references_of(headers)
     if "PerFrameFunctionalGroupsSequence" in first:
         if len(headers) > 1:
             message = f"{len(headers)} multi-frame images; labels belong to one"
-            raise InputError("E-SOURCE", message, file=_name(first), fix="give the one that the labels were made from")
+            raise InputError(
+                "E-SOURCE", message, file=file_of(first), fix="give the one that the labels were made from"
+            )
         places = [_place(first, frame) for frame in first.PerFrameFunctionalGroupsSequence]
-        return _sorted([first] * len(places), list(range(1, len(places) + 1)), places)
-    return _sorted(headers, [1] * len(headers), [_place(header, header) for header in headers])
+        return _sorted(first, references * len(places), list(range(1, len(places) + 1)), places)
+    return _sorted(first, references, [1] * len(headers), [_place(header, header) for header in headers])
 
 
 def _header(path: Path) -> Dataset:
@@ -162,11 +158,6 @@ def _header(path: Path) -> Dataset:
         raise InputError("E-NOT-DICOM", "no DICOM file", file=path, fix="give the images of a series") from None
     except OSError as error:
         raise InputError("E-NOT-READABLE", str(error.strerror or error), file=path, fix="check the path") from None
-
-
-def _name(header: Dataset) -> str | None:
-    name = getattr(header, "filename", None)
-    return None if name is None else str(name)
 
 
 _Place = tuple[NDArray[np.float64], NDArray[np.float64], tuple[float, float]]
@@ -184,7 +175,7 @@ def _place(header: Dataset, frame: Dataset) -> _Place:
         value = next((place.get(key) for place in places if place.get(key)), None)
         if value is None:
             message = f"the source image has no {key}, so its place in the patient is unknown"
-            raise InputError("E-NO-GEOMETRY", message, file=_name(header), fix="export the series again")
+            raise InputError("E-NO-GEOMETRY", message, file=file_of(header), fix="export the series again")
         found[key] = np.array([float(v) for v in value])
     spacing = (float(found["PixelSpacing"][0]), float(found["PixelSpacing"][1]))
     return found["ImagePositionPatient"], found["ImageOrientationPatient"], spacing
@@ -195,23 +186,24 @@ def _shared(header: Dataset, group: str) -> list[Dataset]:
     return [item for shared in header.get("SharedFunctionalGroupsSequence", ()) for item in shared.get(group, ())]
 
 
-def _sorted(headers: list[Dataset], frames: list[int], places: list[_Place]) -> Planes:
+def _sorted(header: Dataset, references: list[Dataset], frames: list[int], places: list[_Place]) -> Planes:
     positions = np.array([position for position, _, _ in places])
     orientations = np.array([orientation for _, orientation, _ in places])
     spacings = np.array([spacing for _, _, spacing in places])
     if np.abs(orientations - orientations[0]).max() > 1e-3 or np.abs(spacings / spacings[0] - 1).max() > 1e-3:
         message = "the source images differ in orientation or pixel spacing"
-        raise InputError("E-SOURCE", message, file=_name(headers[0]), fix="give the images of one series")
+        raise InputError("E-SOURCE", message, file=file_of(header), fix="give the images of one series")
     orientation = orientations.mean(axis=0)
     normal = np.cross(orientation[:3], orientation[3:])
     heights = positions @ normal
     order = [int(i) for i in np.argsort(heights, kind="stable")]
-    if "PerFrameFunctionalGroupsSequence" in headers[0]:
+    if "PerFrameFunctionalGroupsSequence" in header:
         order = [i for k, i in enumerate(order) if k == 0 or heights[i] - heights[order[k - 1]] > SAME_PLACE_MM]
     positions = positions[order]
-    shape = (int(headers[0].Rows), int(headers[0].Columns))
+    shape = (int(header.Rows), int(header.Columns))
     planes = Planes(
-        tuple(headers[i] for i in order),
+        header,
+        tuple(references[i] for i in order),
         tuple(frames[i] for i in order),
         positions,
         orientation,
@@ -222,5 +214,5 @@ def _sorted(headers: list[Dataset], frames: list[int], places: list[_Place]) -> 
     off = float(np.linalg.norm(positions - even, axis=1).max())
     if len(positions) > 1 and (off > EVEN * float(np.linalg.norm(planes.step)) or np.diff(heights[order]).min() <= 0):
         message = f"the source images are not evenly spaced: one lies {off:.3g} mm beside its place"
-        raise InputError("E-SOURCE", message, file=_name(headers[0]), fix="give each plane of the series once")
+        raise InputError("E-SOURCE", message, file=file_of(header), fix="give each plane of the series once")
     return planes

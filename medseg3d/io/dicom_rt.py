@@ -65,17 +65,17 @@ def write_rtstruct(
     def fill(temporary: Path) -> None:
         with without_warnings():
             dataset.save_as(temporary, enforce_file_format=True)
-        read = read_rtstruct(temporary, planes.headers if not planes.multiframe else planes.headers[:1])
+        read = _read_on(planes, temporary, None)
         check_read_back(read.labels, labels, meant, segments, file=path)
 
     return atomic_fill(path, fill)
 
 
 def _structure_set(labels: Volume, planes: Planes, segments: Sequence[Segment], model: str) -> FileDataset:
-    dataset = _empty(planes.headers[0])
+    dataset = _empty(planes)
     dataset.StructureSetLabel = "medseg3d"
     dataset.StructureSetDescription = f"medseg3d {__version__} {model}".strip()
-    frame = dataset.FrameOfReferenceUID = planes.headers[0].FrameOfReferenceUID
+    frame = dataset.FrameOfReferenceUID = planes.references[0].FrameOfReferenceUID
     dataset.ReferencedFrameOfReferenceSequence = [_referenced(planes)]
     rois, contours, observations = [], [], []
     for segment in sorted(segments, key=lambda s: s.value):
@@ -97,18 +97,18 @@ def _structure_set(labels: Volume, planes: Planes, segments: Sequence[Segment], 
     return dataset
 
 
-def _empty(source: Dataset) -> FileDataset:
+def _empty(planes: Planes) -> FileDataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = RTStructureSetStorage, generate_uid()
     meta.TransferSyntaxUID = ImplicitVRLittleEndian  # explicit lengths of contours end at 64 KiB
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    identity = identity_of(source)
+    identity = identity_of(planes.header)
     for keyword in COPIED:
         if keyword in identity:
             setattr(dataset, keyword, identity.get(keyword))
-    dataset.StudyInstanceUID = source.StudyInstanceUID
+    dataset.StudyInstanceUID = planes.references[0].StudyInstanceUID
     dataset.Modality, dataset.SeriesInstanceUID = "RTSTRUCT", generate_uid()
     dataset.SeriesNumber = series_number(identity, 1)
     dataset.SeriesDescription = "Structure set by medseg3d"
@@ -123,9 +123,9 @@ def _empty(source: Dataset) -> FileDataset:
 
 def _referenced(planes: Planes) -> Dataset:
     frame, study, series = Dataset(), Dataset(), Dataset()
-    source = planes.headers[0]
+    source = planes.references[0]
     series.SeriesInstanceUID = source.SeriesInstanceUID
-    series.ContourImageSequence = [_image(planes, plane) for plane in range(len(planes.headers))]
+    series.ContourImageSequence = [_image(planes, plane) for plane in range(len(planes.references))]
     study.ReferencedSOPClassUID, study.ReferencedSOPInstanceUID = DETACHED_STUDY, source.StudyInstanceUID
     study.RTReferencedSeriesSequence = [series]
     frame.FrameOfReferenceUID = source.FrameOfReferenceUID
@@ -135,8 +135,8 @@ def _referenced(planes: Planes) -> Dataset:
 
 def _image(planes: Planes, plane: int) -> Dataset:
     item = Dataset()
-    item.ReferencedSOPClassUID = planes.headers[plane].SOPClassUID
-    item.ReferencedSOPInstanceUID = planes.headers[plane].SOPInstanceUID
+    item.ReferencedSOPClassUID = planes.references[plane].SOPClassUID
+    item.ReferencedSOPInstanceUID = planes.references[plane].SOPInstanceUID
     if planes.multiframe:
         item.ReferencedFrameNumber = planes.frames[plane]
     return item
@@ -193,14 +193,17 @@ def read_rtstruct(path: str | Path, sources: Sequence[Source], *, task: Task | N
     path = Path(path)
     if not is_rtstruct(path):
         raise InputError("E-NOT-RTSTRUCT", "no DICOM RT Structure Set", file=path, fix="give an RTSTRUCT file")
-    planes = read_planes(sources)
+    return _read_on(read_planes(sources), path, task)
+
+
+def _read_on(planes: Planes, path: Path, task: Task | None) -> Segmented:
     with refusing(path):
         dataset = dcmread(path)
         frames = {str(roi.ReferencedFrameOfReferenceUID) for roi in dataset.StructureSetROISequence}
         segments, contours = tuple(_segments(dataset)), {}
         for item in dataset.get("ROIContourSequence", ()):
             contours[int(item.ReferencedROINumber)] = list(item.get("ContourSequence", ()))
-    if frames - {str(planes.headers[0].FrameOfReferenceUID)}:
+    if frames - {str(planes.references[0].FrameOfReferenceUID)}:
         message = "its contours have another frame of reference than the images"
         raise InputError("E-SOURCE", message, file=path, fix="give the images that it was drawn on")
     regions = regions_of(task, segments) if task is not None else None

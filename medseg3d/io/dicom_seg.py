@@ -21,7 +21,7 @@ from medseg3d.checks import ConfigError, InputError
 from medseg3d.io.atomic import atomic_fill
 from medseg3d.io.colours import label_colour
 from medseg3d.io.dicom_identity import identity_of, series_number, without_warnings
-from medseg3d.io.dicom_planes import NEEDED, Planes, Source, read_planes
+from medseg3d.io.dicom_planes import Planes, Source, read_planes
 from medseg3d.io.dicom_seg_reading import read_seg, renumbered
 from medseg3d.io.readback import check_read_back
 from medseg3d.io.rules import require_one_channel
@@ -170,13 +170,10 @@ def _headers(planes: Planes) -> list[Dataset]:
     places = [Dataset() for _ in planes.positions]
     for place, position in zip(places, planes.positions, strict=True):
         place.ImagePositionPatient = _decimals(position)
-    identity = identity_of(planes.headers[0])
+    identity = identity_of(planes.header)
     if not planes.multiframe:
-        return [
-            _joined(_reference(h), identity, measures, orientation, p)
-            for h, p in zip(planes.headers, places, strict=True)
-        ]
-    header = _joined(_reference(planes.headers[0]), identity)
+        return [_joined(h, identity, measures, orientation, p) for h, p in zip(planes.references, places, strict=True)]
+    header = _joined(planes.references[0], identity)
     header.NumberOfFrames = len(places)
     shared = Dataset()
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
@@ -185,14 +182,6 @@ def _headers(planes: Planes) -> list[Dataset]:
     for frame, place in zip(header.PerFrameFunctionalGroupsSequence, places, strict=True):
         frame.PlanePositionSequence = [place]
     return [header]
-
-
-def _reference(header: Dataset) -> Dataset:
-    """What an image is referred to by."""
-    reference = Dataset()
-    for keyword in (*NEEDED, "FrameOfReferenceUID"):
-        setattr(reference, keyword, header.get(keyword))
-    return reference
 
 
 def _joined(*parts: Dataset) -> Dataset:

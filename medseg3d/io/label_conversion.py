@@ -74,7 +74,7 @@ def convert_labels(
 
 
 def _on_images(read: Segmented, planes: Planes, path: Path) -> Volume:
-    if read.frame_of_reference_uid != str(planes.headers[0].FrameOfReferenceUID):
+    if read.frame_of_reference_uid != str(planes.references[0].FrameOfReferenceUID):
         message = "it has another frame of reference than the images"
         raise InputError("E-SOURCE", message, file=path, fix="give the images that it was drawn on")
     try:
