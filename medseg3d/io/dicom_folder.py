@@ -5,6 +5,7 @@ A folder is read by itself; only where it holds no DICOM file its subfolders cou
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -55,16 +56,18 @@ def find_series(path: str | Path, *, timepoint: int | None = None, force: bool =
     path = Path(path)
     if not path.exists():
         raise InputError("E-NOT-READABLE", "does not exist", file=path, fix="check the path")
-    found = _Files(path, force)
-    groups: dict[tuple[str, str], list[Header]] = {}
-    for header in found.headers:
-        groups.setdefault((header.text("StudyInstanceUID"), header.text("SeriesInstanceUID")), []).append(header)
-    listed = sorted(groups.values(), key=lambda headers: _order(headers[0]))
-    series = [
-        replace(_series(headers, path, found, timepoint), number=number)
-        for number, headers in enumerate(listed, start=1)
-    ]
-    return Listing(path, tuple(series), tuple(found.findings()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's repeat values of headers; what matters becomes a finding
+        found = _Files(path, force)
+        groups: dict[tuple[str, str], list[Header]] = {}
+        for header in found.headers:
+            groups.setdefault((header.text("StudyInstanceUID"), header.text("SeriesInstanceUID")), []).append(header)
+        listed = sorted(groups.values(), key=lambda headers: _order(headers[0]))
+        series = [
+            replace(_series(headers, path, found, timepoint), number=number)
+            for number, headers in enumerate(listed, start=1)
+        ]
+        return Listing(path, tuple(series), tuple(found.findings()))
 
 
 def _order(header: Header) -> tuple[Any, ...]:
