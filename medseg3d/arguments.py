@@ -34,6 +34,15 @@ def seconds(text: str) -> float:
     return total
 
 
+def gigabytes(text: str) -> float:
+    """``8GB``, ``8`` or ``512MB`` as 10^9 bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GB|G|MB|M)?", text.strip(), re.IGNORECASE)
+    size = float(match[1]) / (1000 if (match[2] or "g").lower().startswith("m") else 1) if match else 0
+    if size <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; write 8GB")
+    return size
+
+
 def setting(text: str) -> tuple[str, Any]:
     """``key=value`` with the value read as YAML."""
     import yaml
@@ -127,6 +136,16 @@ def _check(sub: argparse.ArgumentParser) -> None:
     add("data", type=Path, metavar="DATA", help="data set in any layout, folder of scans (also DICOM), or one file")
     add("--task", help="what the data are for: name or .yaml file; without it files are looked at one by one")
     add("--strict", action="store_true", help="warnings count as errors")
+    _json(sub)
+
+
+def _plan(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("data", type=Path, metavar="DATA", help="labelled cases: MSD, nnU-Net, BraTS or plain folders, or a .csv")
+    add("-o", "--output", type=Path, metavar="FILE", help="write the task here, such as task.yaml; default: print it")
+    add("--budget", type=seconds, metavar="TIME", help="what the training may take, as 30m or 2h; becomes epochs")
+    add("--memory", type=gigabytes, default=8.0, metavar="SIZE", help="what it may take of memory; default 8GB")
+    add("--no-measure", dest="measure", action="store_false", help="guess what a step takes instead of measuring two")
     _json(sub)
 
 
@@ -352,6 +371,7 @@ OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "models": _models,
     "download": _download,
     "check": _check,
+    "plan": _plan,
     "train": _train,
     "predict": _predict,
     "verify": _verify,

@@ -73,6 +73,22 @@ def check(options: argparse.Namespace) -> int:
     return InputError.exit_code if refused else OK
 
 
+def plan(options: argparse.Namespace) -> int:
+    """Look at a data set and write a task for it, with the reason for every number."""
+    from medseg3d.io.atomic import atomic_write
+    from medseg3d.planning import plan as plan_for
+
+    planned = plan_for(options.data, budget_s=options.budget, memory_gb=options.memory, measure_step=options.measure)
+    if options.output:
+        atomic_write(options.output, planned.text)
+    print(json.dumps(planned.as_dict(), indent=2) if options.json else planned.summary())
+    if not options.json:
+        file = options.output or "TASK.yaml"
+        written = f"task: {options.output}" if options.output else "with -o TASK.yaml this is written to a file"
+        print(f"\n{written}\nnext: medseg3d train --task {file} --data {options.data}")
+    return InputError.exit_code if any(f.severity == "error" for f in planned.findings) else OK
+
+
 def train(options: argparse.Namespace) -> int:
     """Train a network, segment the validation cases and score them."""
     from medseg3d.report import write_report
@@ -365,6 +381,7 @@ VERBS = (
     models,
     download,
     check,
+    plan,
     train,
     predict,
     verify,

@@ -1,0 +1,286 @@
+"""From a fingerprint to a task: each number with the reason for it. docs/planning.md explains the rules."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg3d.planning.cost import GB, SECONDS_PER_VOXEL, largest_batch_voxels
+from medseg3d.planning.fingerprint import Fingerprint
+from medseg3d.planning.mirroring import choose_mirror_axes
+from medseg3d.task import Task
+
+Sizes = Sequence[float] | NDArray[np.float64]
+STRIDE = 4
+"""Of the network's logits."""
+ACROSS = 2
+"""Coarse voxels that should lie across the thinnest structure: with fewer, two of its sides cannot be told apart."""
+FINEST = 0.6
+"""Of the scans' voxel size: finer grids cost more than they show."""
+ANISOTROPIC = 2.0
+"""An axis whose voxels are so many times the smallest is one of slices."""
+CONTEXT_FINER, CONTEXT_COARSER = 1 / 2, 1 / 8
+"""A grid finer than the scans may not cost the view of half an image; one coarser is taken for an eighth of it."""
+NEARLY_EQUAL = 1.1
+"""Axes whose voxel sizes differ by no more get one size."""
+MULTIPLE = {2: 32, 3: 16}
+LEAST = 32
+"""Smallest side of a patch: below it the deepest stage of the network sees less than one voxel."""
+MOST_VOXELS = {2: 512**2, 3: 128**3}
+"""Of a patch; the studies that SegFormer is known by use no more."""
+BATCH_VOXELS = {2: 2**19, 3: 2**20}
+"""Of a batch, if its patches are small."""
+BATCH = {2: (4, 16), 3: (2, 8)}
+"""Smallest and largest batch, where memory and time allow it."""
+LEAST_STEPS = 1000
+"""That a time budget should hold; for fewer the patch is made smaller."""
+USED = 0.9
+"""Of a time budget; the rest is reading, validation, saving."""
+IN_MEMORY_GB = 4.0
+"""What train.yaml keeps prepared cases in."""
+RARE = 0.001
+"""Part of the image; of labels that are smaller, random patches hold too little."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a training may take.
+
+    Args:
+        memory_gb: of memory, in 10^9 bytes.
+        budget_s: seconds; None sets no limit.
+        voxel_s: seconds of a step per voxel of its batch; None for what is known of a machine with two cores.
+    """
+
+    memory_gb: float = 8.0
+    budget_s: float | None = None
+    voxel_s: float | None = None
+
+    @property
+    def data_gb(self) -> float:
+        """What prepared cases may take."""
+        return min(IN_MEMORY_GB, self.memory_gb / 2)
+
+    def batch_voxels(self, network: Any, task: Task) -> tuple[float, str]:
+        """Voxels of the largest batch, and what sets that limit."""
+        by_memory = largest_batch_voxels(network, task.in_channels, (self.memory_gb - self.data_gb) * GB)
+        if self.budget_s is None:
+            return by_memory, "memory"
+        rate = self.voxel_s or SECONDS_PER_VOXEL[task.spatial_dims]
+        by_time = USED * self.budget_s / (LEAST_STEPS * rate)
+        return min((by_memory, "memory"), (by_time, f"{LEAST_STEPS} steps in the time"))
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A task with the reasons for its numbers.
+
+    Args:
+        task: complete.
+        reasons: by key of the task, and ``train.KEY`` for settings of the training.
+    """
+
+    task: Task
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+def choose(fingerprint: Fingerprint, network: Any, limits: Limits, *, network_name: str = "default") -> Choices:
+    """The task that fits a data set and what its training may take.
+
+    Args:
+        fingerprint: of the data set.
+        network: of the size that is to be trained, for its memory.
+        limits: of memory and time.
+        network_name: its preset.
+    """
+    task = fingerprint.task
+    reasons: dict[str, str] = {}
+    voxels, limit = limits.batch_voxels(network, task)
+    dims = task.spatial_dims
+    most = max(min(MOST_VOXELS[dims], voxels / BATCH[dims][0]), LEAST**dims)
+    if voxels / BATCH[dims][0] >= MOST_VOXELS[dims]:
+        limit = "more is not usual"
+    intensity, reasons["intensity"] = choose_intensity(fingerprint)
+    crop, reasons["crop"] = choose_crop(fingerprint, intensity)
+    extents = fingerprint.extents_mm * (
+        np.array([c.content for c in fingerprint.cases])[:, None] ** (1 / dims) if crop else 1
+    )
+    spacing, reasons["spacing_mm"] = choose_spacing(fingerprint, np.median(extents, axis=0), most)
+    used = fingerprint.spacing_mm if spacing is None else spacing
+    patch, reasons["patch_size"] = choose_patch(extents / used, most, limit)
+    mirror, reasons["mirror_axes"] = choose_mirror_axes(fingerprint)
+    least, largest = BATCH[dims]
+    batch = int(min(BATCH_VOXELS[dims], voxels) // math.prod(patch))
+    batch = max(min(max(batch, least), largest, int(voxels // math.prod(patch))), 1)
+    held = batch * math.prod(patch)
+    reasons["train.batch_size"] = f"{held / 1e6:.2g} million voxels a step" + (
+        "; all that the limits leave" if batch < least else ""
+    )
+    train: dict[str, Any] = {"batch_size": batch}
+    if task.kind == "segmentation":
+        train["loss"], reasons["train.loss"] = "auto", reason_of_loss(fingerprint)
+        share, why = choose_foreground_share(fingerprint, np.median(extents, axis=0) / used, patch)
+        if share is not None:
+            train["foreground_share"], reasons["train.foreground_share"] = share, why
+    if limits.data_gb < IN_MEMORY_GB:
+        train["in_memory_gb"] = round(limits.data_gb, 2)
+        reasons["train.in_memory_gb"] = f"half of the {limits.memory_gb:g} GB; other prepared cases are read from disk"
+    reasons["network"] = (
+        "mit_b0's widths: on a processor more steps of it beat fewer of a larger one"
+        if network_name == "default"
+        else "twice the width, for which the budget holds enough steps"
+    )
+    chosen = replace(
+        task,
+        spacing_mm=spacing,
+        patch_size=patch,
+        intensity=intensity,
+        crop=crop,
+        mirror_axes=mirror,
+        network=network_name,
+        train=train,
+    )
+    return Choices(chosen, reasons)
+
+
+def choose_intensity(fingerprint: Fingerprint) -> tuple[str, str]:
+    """CT by its name or its values; pictures whose brightness means something keep it; all else is normalised scan by scan."""
+    words = {w for c in fingerprint.task.channels for w in re.split(r"[\W_]+", c.lower())}
+    if "ct" in words or "cbct" in words:
+        return "ct", "the channel is called CT: Hounsfield units mean the same in every scan"
+    first = [c.values[0] for c in fingerprint.cases]
+    low, high = (float(np.median([getattr(v, k) for v in first])) for k in ("minimum", "high"))
+    nameless = not words & {"mr", "mri", "t1", "t1w", "t2", "t2w", "flair", "pet", "us"}
+    # Air is -1000 HU and bone above 200; nothing but CT stores whole numbers like that.
+    like_ct = -3100 < low < -500 and 200 < high < 32000 and all(v.whole for v in first)
+    if nameless and len(fingerprint.task.channels) == 1 and like_ct:
+        return "ct", f"no name says so, but whole numbers from {low:.0f} to {high:.0f} are those of CT"
+    if fingerprint.task.spatial_dims == 2 and all(v.whole and v.minimum >= 0 and v.high <= 255 for v in first):
+        means = np.array([c.values[0].mean for c in fingerprint.cases])
+        within = float(np.median([v.std for v in first]))
+        if len(first) > 1 and means.std() < 0.5 * within:
+            return "range", "0..255, and the pictures are alike in brightness, which may mean something"
+        return "zscore", "0..255, but brightness differs from picture to picture more than within one"
+    return (
+        "zscore",
+        "values have no unit that holds from scan to scan: mean 0, deviation 1 over each scan's non-zero part",
+    )
+
+
+def choose_crop(fingerprint: Fingerprint, intensity: str) -> tuple[bool, str]:
+    """Whether the surroundings that are exactly zero are worth cutting off."""
+    content = float(np.median([c.content for c in fingerprint.cases]))
+    if intensity != "ct" and content < 0.75:
+        return True, f"{1 - content:.0%} of a scan is empty (exactly 0) around the rest"
+    return False, "scans fill their box" if intensity != "ct" else "0 is water in CT, not empty"
+
+
+def choose_spacing(fingerprint: Fingerprint, extent_mm: Sizes, most: float) -> tuple[tuple[float, ...] | None, str]:
+    """The grid on which the thinnest structure spans ``ACROSS`` coarse voxels, as far as scans, memory and context allow."""
+    median = np.array(fingerprint.spacing_mm)
+    extent = np.asarray(extent_mm)
+    if fingerprint.anisotropy <= NEARLY_EQUAL:
+        median[:] = np.exp(np.log(median).mean())
+    unit = "pixels" if fingerprint.task.spatial_dims == 2 and (median == 1).all() else "mm"
+    thin = fingerprint.thinnest
+    target = float(max(median)) if thin is None else thin[1] / (STRIDE * ACROSS)
+    slices = median > ANISOTROPIC * median.min()
+    spacing = np.clip(target, FINEST * median, median)
+    finest = max(spacing[~slices])
+    # Across slices a coarse voxel need not be finer than a slice.
+    spacing[slices] = np.clip(target, np.maximum(median[slices] / STRIDE, finest), median[slices])
+
+    def seen() -> float:
+        return float(most / np.prod(np.maximum(extent / spacing, 1)))
+
+    wish = (
+        ""
+        if thin is None
+        else f"{thin[0]} is {thin[1]:.2g} {unit} thin, and {ACROSS} logits (4x) across want {target:.2g}"
+    )
+    bound = ""
+    if (spacing[~slices] > target * 1.001).any():
+        bound = f"{FINEST:g} of the scans' {_sizes(median[~slices])} is the finest that pays"
+    elif thin is not None and (spacing == median).all() and target > median.max():
+        bound = "the scans' own is finer"
+    while seen() < CONTEXT_FINER and (spacing < median).any():
+        spacing, bound = np.minimum(spacing * 1.05, median), "this is as fine as lets a patch see half an image"
+        if (spacing == median).all():
+            bound = "finer than the scans would cost the view"
+    while seen() < CONTEXT_COARSER and thin is not None and spacing.min() * 1.05 <= target:
+        spacing = np.maximum(spacing, spacing.min() * 1.05)
+        bound = f"coarser than the scans' {_sizes(median)}, so that a patch sees more"
+    rounded = tuple(float(f"{s:.3g}") for s in spacing)
+    sliced = f"slices are {max(median):.3g} mm apart" if slices.any() else ""
+    if unit == "pixels" and np.allclose(fingerprint.spacings_mm, rounded, rtol=1e-3):
+        return None, "; ".join(filter(None, (wish, "the pictures' own grid is as fine")))
+    return rounded, "; ".join(filter(None, (wish or "the scans' own", bound, sliced)))
+
+
+def choose_patch(sizes: Any, most: float, limit: str) -> tuple[tuple[int, ...], str]:
+    """As much of an image as ``most`` voxels hold, in its proportions.
+
+    Args:
+        sizes: of the images on the network's grid, ``(cases, axes)``.
+        most: voxels.
+        limit: what sets ``most``, in words.
+    """
+    median, nearly_all = np.median(sizes, axis=0), np.percentile(sizes, 99, axis=0)
+    uneven = (nearly_all > 1.5 * median).any()
+    wanted = median if uneven else nearly_all
+    multiple = MULTIPLE[len(median)]
+    patch = [max(math.ceil(n / multiple - 1e-6) * multiple, multiple) for n in wanted]
+    whole = math.prod(patch) <= most
+    while math.prod(patch) > most:
+        shrinkable = [a for a, n in enumerate(patch) if n > min(LEAST, math.ceil(wanted[a] / multiple) * multiple)]
+        if not shrinkable:
+            break
+        axis = max(shrinkable, key=lambda a: (patch[a] / wanted[a], patch[a]))
+        patch[axis] -= multiple
+    size = " x ".join(f"{n:.0f}" for n in median)
+    if whole:
+        what = "the median image" if uneven else "nearly every image"
+        return tuple(patch), f"holds {what} whole ({size} voxels in the median)"
+    seen = min(math.prod(np.minimum(np.array(patch) / median, 1)), 1)
+    return tuple(
+        patch
+    ), f"{seen:.0%} of the median image ({size} voxels); limited to {most / 1e6:.2g} million voxels: {limit}"
+
+
+def choose_foreground_share(fingerprint: Fingerprint, size: Sizes, patch: Sequence[int]) -> tuple[float | None, str]:
+    """More patches on foreground where random ones would hardly meet the smallest label; None leaves the usual half."""
+    shares = {
+        label: float(np.median([s.share for s in found]))
+        for label in fingerprint.task.labels
+        if (found := fingerprint.structures(label))
+    }
+    seen = math.prod(min(p / n, 1) for p, n in zip(patch, size, strict=True))
+    if not shares or seen > 0.5 or min(shares.values()) >= RARE:
+        return None, ""
+    label = min(shares, key=lambda name: shares[name])
+    return 0.75, f"{label} is {shares[label]:.2g} of an image; random patches would hardly meet it"
+
+
+def reason_of_loss(fingerprint: Fingerprint) -> str:
+    """What the usual loss has to cope with here."""
+    volumes = {
+        n: float(np.median([s.volume_ml for s in f]))
+        for n in fingerprint.task.labels
+        if (f := fingerprint.structures(n))
+    }
+    what = "soft Dice of each region and cross entropy" if fingerprint.task.regions else "soft Dice and cross entropy"
+    if len(volumes) < 2:
+        return what
+    ratio = max(volumes.values()) / max(min(volumes.values()), 1e-9)
+    return f"{what}; Dice counts small labels as much as large ones ({ratio:.2g} times the volume)"
+
+
+def _sizes(spacing: Sizes) -> str:
+    values = [f"{s:.3g}" for s in spacing]
+    return values[0] if len(set(values)) == 1 else " x ".join(values)
