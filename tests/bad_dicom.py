@@ -556,7 +556,7 @@ CASES = (
     BadInput("patient in a tag", "SeriesDescription holds a name", patient_in_description, None),
     BadInput("time points", "two time points in one series", time_points, "E-TIMEPOINTS"),
     BadInput("enhanced, shared", "enhanced CT, shared rescale", enhanced_shared, None),
-    BadInput("enhanced, per frame", "enhanced CT, rescale per frame", enhanced_per_frame, None),
+    BadInput("enhanced, per frame", "enhanced CT, rescale per frame", enhanced_per_frame, "W-RESCALE"),
     BadInput("single slice", "a single slice", single_slice, "W-SINGLE-SLICE"),
     BadInput("three slices", "three slices", three_slices, None),
     BadInput("RLE", "RLE", series(RLELossless), None),
