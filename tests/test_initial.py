@@ -65,8 +65,8 @@ def test_a_2d_hugging_face_encoder_begins_a_3d_training(tmp_path: Path, caplog) 
     expected = adapted(source, spatial_dims=3, in_channels=1).state_dict()
     assert all(torch.equal(weights[f"encoder.{key}"], value) for key, value in expected.items())
     assert "inflated from 2D to 3D" in caplog.text
-    assert "the first layer: model.safetensors has 3 channels, this task MRI; each gets the mean kernel" in caplog.text
-    assert "the decoder is made anew: model.safetensors has none that fits" in caplog.text
+    assert "the first layer: hf has 3 channels, this task MRI; each gets the mean kernel" in caplog.text
+    assert "the decoder is made anew: hf has none that fits" in caplog.text
 
 
 def _ours(model) -> dict[str, torch.Tensor]:
@@ -85,7 +85,7 @@ def test_train_init_from_the_command_line(tmp_path: Path, monkeypatch, capsys) -
     command = ["train", "--task", "ball.yaml", "--data", "data", "-o", "run", "--epochs", "1", *options]
     assert main([*command, "--init", "hf"]) == 0
     metadata = json.loads(Path("run/configs/metadata.json").read_text())["medseg3d"]
-    assert metadata["init"]["weights"] == "model.safetensors"
+    assert metadata["init"]["weights"] == "hf"
     assert len(metadata["init"]["sha256"]) == 64
     assert metadata["network"]["decoder_width"] == 32
     # The trained run begins another one, from its folder.

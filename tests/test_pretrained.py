@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medseg3d.networks import MixTransformer, SegFormer, SegFormerClassifier, segformer3d
-from medseg3d.networks.pretrained import from_state_dict
+from medseg3d.networks import MixTransformer, SegFormer, SegFormerClassifier, build_network, segformer3d
+from medseg3d.networks.naming import renamed
+from medseg3d.networks.pretrained import config_of, from_state_dict
 from medseg3d.networks.semantic import label_maps, reduced_labels, semantic_loss
 from tests.test_networks import filled, noise, published_shapes, relative_error
 
@@ -78,6 +79,31 @@ def test_the_real_b0_equals_transformers() -> None:
     image = noise(1, 3, 128, 96)
     with torch.no_grad():
         assert relative_error(network.forward_coarse(image), model(image).logits) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("widths", "depths"),
+    [
+        ([64, 128, 320, 512], [2, 2, 2, 2]),
+        ([64, 128, 320, 512], [3, 4, 6, 3]),
+        ([64, 128, 320, 512], [3, 4, 18, 3]),
+        ([64, 128, 320, 512], [3, 8, 27, 3]),
+        ([64, 128, 320, 512], [3, 6, 40, 3]),
+    ],
+    ids=["b1", "b2", "b3", "b4", "b5"],
+)
+def test_every_size_has_the_entries_of_transformers(widths, depths) -> None:
+    """Without numbers: names and shapes, on torch's meta device."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.SegformerConfig(
+        hidden_sizes=widths, depths=depths, decoder_hidden_size=256 if depths[0] == 2 else 768, num_labels=150
+    )
+    with torch.device("meta"):
+        weights = transformers.SegformerForSemanticSegmentation(config).state_dict()
+        found = renamed(weights, "huggingface")
+        network = build_network(config_of(found, title="it", heads=(1, 2, 5, 8)))
+    assert network.config["depths"] == depths
+    assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in network.state_dict().items()}
 
 
 def test_other_sizes_differ_only_in_padding() -> None:

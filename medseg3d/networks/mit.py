@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -124,7 +123,7 @@ class MixTransformer(nn.Module):
             *(t * r for t, r in zip(totals, reductions, strict=True) if r > 1), self.strides[0]
         )
         self.least_size = max(self.size_multiple // 2, 1)
-        rates = torch.linspace(0, drop_path, sum(depths)).tolist()
+        rates = [drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
         self.stages = nn.ModuleList()
         for i, width in enumerate(widths):
             blocks = [
