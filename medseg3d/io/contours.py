@@ -6,11 +6,12 @@ its pixels: same area, and filling it by pixel centres gives the mask again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+SOUTH = 1
 STEPS = np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])
 """East, south, west, north: the directions along a border, the mask always on the right hand."""
 
@@ -33,15 +34,13 @@ def outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     bottom, right = (int(np.flatnonzero(mask.any(axis=a))[-1]) + 1 for a in (1, 0))
     part = mask[top:bottom, left:right]
     width = part.shape[1] + 1
-    loops = _loops(part)
-    corners = [np.stack(np.divmod(loop, width), axis=1) for loop in loops]
-    joined = _with_keyholes(loops, [_is_hole(c) for c in corners], width)
     offset = np.array([top - 0.5, left - 0.5])
-    return [_without_straight(np.stack(np.divmod(np.array(loop), width), axis=1)) + offset for loop in joined]
+    walks = _walks(*_edges(part), width)
+    return [_without_straight(np.stack(np.divmod(np.array(walk), width), axis=1)) + offset for walk in walks]
 
 
-def _loops(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
-    """The borders of a mask as closed walks over pixel corners, numbered along rows; clockwise, around holes the other way."""
+def _edges(mask: NDArray[np.bool_]) -> tuple[list[int], list[int], list[int]]:
+    """The borders between the pixels of a mask and others: first corner (numbered along rows), direction, next border."""
     width = mask.shape[1] + 1
     around = np.pad(mask, 1)
     inside = around[1:-1, 1:-1]
@@ -64,43 +63,50 @@ def _loops(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
     follower = edge_at[(direction + 1) % 4, end]  # right where two pixels touch at a corner, which keeps them apart
     for turn in (0, 3):
         follower = np.where(follower < 0, edge_at[(direction + turn) % 4, end], follower)
-    follow, corner, seen = follower.tolist(), start.tolist(), bytearray(len(start))
-    loops = []
+    return start.tolist(), direction.tolist(), follower.tolist()
+
+
+def _walks(start: list[int], direction: list[int], follow: list[int], width: int) -> list[list[int]]:
+    """The corners of each closed walk along borders, after each hole was joined to what lies left of it.
+
+    That is the outline, or another hole, which in turn is joined to what lies left of it.
+    """
+    outer: list[int] = []
+    holes: list[int] = []
+    seen = bytearray(len(follow))
     for first in range(len(follow)):
         if seen[first]:
             continue
-        loop, edge = [], first
+        edge = leftmost = first
         while not seen[edge]:
             seen[edge] = 1
-            loop.append(corner[edge])
+            if (start[edge] % width, start[edge]) < (start[leftmost] % width, start[leftmost]):
+                leftmost = edge
             edge = follow[edge]
-        loops.append(np.array(loop))
-    return loops
+        (holes if direction[leftmost] == SOUTH else outer).append(leftmost)
+    before = [0] * len(follow)
+    for edge, following in enumerate(follow):
+        before[following] = edge
+    at = {corner: edge for edge, corner in enumerate(start)}
+    for hole in holes:
+        corner = start[hole] - 1
+        while corner not in at:
+            corner -= 1
+        behind = at[corner]  # between it and the hole lie pixels of the mask alone, so that no other walk is here
+        there, back = len(follow), len(follow) + 1
+        start += [corner, start[hole]]
+        follow += [hole, behind]
+        follow[before[behind]], follow[before[hole]] = there, back
+    return [list(_corners(first, start, follow)) for first in outer]
 
 
-def _is_hole(corners: NDArray[np.int64]) -> bool:
-    rows, columns = corners.T
-    return bool(np.sum(columns * np.roll(rows, -1) - np.roll(columns, -1) * rows) < 0)
-
-
-def _with_keyholes(loops: list[NDArray[np.int64]], hole: list[bool], width: int) -> list[list[int]]:
-    """Join each hole to what lies left of it: the outline, or a hole further left, which is joined already."""
-    owner = {corner: index for index, loop in enumerate(loops) for corner in loop.tolist()}
-    joined = [loop.tolist() for loop in loops]
-    into = list(range(len(loops)))
-    holes = [index for index, is_hole in enumerate(hole) if is_hole]
-    firsts = {index: min(loops[index].tolist(), key=lambda corner: (corner % width, corner)) for index in holes}
-    for index in sorted(holes, key=lambda i: firsts[i] % width):
-        begin = firsts[index]
-        anchor = begin - 1
-        while anchor not in owner:
-            anchor -= 1
-        target = into[owner[anchor]]
-        at, turn = joined[target].index(anchor), joined[index].index(begin)
-        around = joined[index][turn:] + joined[index][:turn]
-        joined[target][at : at + 1] = [anchor, *around, begin, anchor]
-        into = [target if root == index else root for root in into]
-    return [walk for index, walk in enumerate(joined) if into[index] == index]
+def _corners(first: int, start: list[int], follow: list[int]) -> Iterator[int]:
+    edge = first
+    while True:
+        yield start[edge]
+        edge = follow[edge]
+        if edge == first:
+            return
 
 
 def _without_straight(corners: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -119,8 +125,12 @@ def filled(polygons: Sequence[NDArray[np.float64]], shape: tuple[int, int]) -> N
     """
     rows, columns = shape
     crossed = np.zeros((rows, columns + 1), np.int64)
-    for corners in polygons:
-        a, b = corners, np.roll(corners, -1, axis=0)
+    if polygons:
+        a = np.concatenate(polygons)
+        ends = np.cumsum([len(corners) for corners in polygons])
+        after = np.arange(1, len(a) + 1)
+        after[ends - 1] = [0, *ends[:-1]]
+        b = a[after]
         sloped = a[:, 0] != b[:, 0]
         a, b = a[sloped], b[sloped]
         first = np.clip(np.ceil(np.minimum(a[:, 0], b[:, 0])), 0, rows).astype(int)
