@@ -91,7 +91,7 @@ def sides(folder: Path) -> dict[str, Callable[[], NDArray[Any]]]:
 
         found["dicom2nifti"] = dicom2nifti
     except ImportError:
-        print("dicom2nifti is not installed, so its figures are left out: pip install dicom2nifti")
+        print("dicom2nifti is not installed, so its figures are left out: pip install -c constraints.txt -e '.[peers]'")
     return found
 
 
