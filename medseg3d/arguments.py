@@ -15,6 +15,7 @@ DESCRIPTION = """Segmentation of medical volumes with SegFormer.
 
   medseg3d train --task brats                      train, segment and score on built-in sample data
   medseg3d train --task brats --data FOLDER        the same on your scans
+  medseg3d train --data FOLDER                     the same with a task planned from them
   medseg3d predict --model runs/brats -i IN -o OUT segment a folder
   medseg3d evaluate --reference A --prediction B   score a folder
   medseg3d report runs/brats                       one HTML file to look at
@@ -151,7 +152,7 @@ def _plan(sub: argparse.ArgumentParser) -> None:
 
 def _train(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
-    add("--task", required=True, help="name (see: medseg3d tasks) or a .yaml file")
+    add("--task", help="name (see: medseg3d tasks) or a .yaml file; default: planned from --data (see: medseg3d plan)")
     add(
         "--data",
         type=Path,
@@ -304,6 +305,22 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
     _json(sub)
 
 
+def _values(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("--task", help="name or .yaml file: what the values mean; default: each value is a label of its own")
+    add("--model", type=Path, metavar="RUN", help="take the task of this model instead")
+    add("--labels", dest="names", type=label, action="append", metavar="NAME=IDS", help="instead of a task, as liver=1")
+
+
+def _statistics(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("labels", type=Path, metavar="LABELS", help="folder of label maps, or one")
+    add("--images", type=Path, metavar="FOLDER", help="the scans, found by name: intensities, too (HU of a CT)")
+    _values(sub)
+    add("-o", "--output", type=Path, metavar="CSV", help="write a table with a line per case and label")
+    _json(sub)
+
+
 def _compare(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add("a", type=Path, metavar="A", help="output folder of an evaluation")
@@ -376,6 +393,7 @@ OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "predict": _predict,
     "verify": _verify,
     "evaluate": _evaluate,
+    "statistics": _statistics,
     "compare": _compare,
     "report": _report,
     "preview": _preview,

@@ -253,6 +253,22 @@ def evaluate(options: argparse.Namespace) -> int:
     return SOME_FAILED if evaluation.rows else ALL_FAILED
 
 
+def statistics(options: argparse.Namespace) -> int:
+    """Measure label maps for radiomics: volume, surface, longest diameters, intensities, per case and label."""
+    from medseg3d.statistics import statistics as measure
+    from medseg3d.statistics import write_statistics
+
+    found = measure(options.labels, values_of_labels(options), names=named_values(options), images=options.images)
+    if options.output:
+        write_statistics(found.rows, options.output)
+    print(found.json() if options.json else found.table())
+    if options.output and not options.json:
+        print(f"written: {options.output}")
+    if not found.failed:
+        return OK
+    return SOME_FAILED if found.rows else ALL_FAILED
+
+
 def report(options: argparse.Namespace) -> int:
     """Write one HTML file, readable offline, of a run or an evaluation."""
     from medseg3d.report import write_report
@@ -332,6 +348,18 @@ def export(options: argparse.Namespace) -> int:
     return OK
 
 
+def values_of_labels(options: argparse.Namespace) -> Any:
+    """The task that ``--task`` or ``--model`` gives; None with neither."""
+    if sum(map(bool, (options.task, options.model, options.names))) > 1:
+        raise ConfigError("what the values mean is said twice: give one of --task NAME, --model RUN, --labels NAME=IDS")
+    return options.task or (task_of_model(options.model) if options.model else None)
+
+
+def named_values(options: argparse.Namespace) -> dict[str, list[int]] | None:
+    """The labels that ``--labels`` gives."""
+    return dict(options.names) if options.names else None
+
+
 def task_of_model(model: Path) -> Any:
     """The task that a model was trained for."""
     from medseg3d.inference.model import load_model
@@ -386,6 +414,7 @@ VERBS = (
     predict,
     verify,
     evaluate,
+    statistics,
     compare,
     report,
     preview,

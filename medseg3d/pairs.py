@@ -23,8 +23,8 @@ from medseg3d.volume import Volume, joined, placed
 
 log = logging.getLogger(__name__)
 
-PROBABILITIES = "_probabilities"
-"""What ``predict`` adds to the name of a case for the probabilities that it writes beside the labels."""
+BESIDE = ("_probabilities", "_uncertainty", "_preview")
+"""What ``predict`` adds to the name of a case for what it writes beside the labels."""
 SEG_SUFFIXES = (".seg.dcm", ".labelmap.dcm", ".dcm")
 """That the name of a DICOM segmentation may end in; what it is, its content says."""
 T = TypeVar("T")
@@ -98,10 +98,23 @@ def find_pairs(
     Raises:
         ConfigError: a folder that does not exist or holds no image, or no name in common.
     """
-    files = _label_files(prediction, "prediction")
-    beside = {name for name in files if name.endswith(PROBABILITIES) and name.removesuffix(PROBABILITIES) in files}
-    predictions = {name: _reader(paths, task) for name, paths in files.items() if name not in beside}
-    return match(_references(reference, task), predictions, cases)
+    return match(_references(reference, task), label_readers(prediction, task), cases)
+
+
+def label_readers(place: Path, task: Task | None) -> dict[str, Reader]:
+    """What reads each label map of a folder, or one file, by its name without suffix; not what ``predict`` writes beside them.
+
+    Raises:
+        ConfigError: a folder that does not exist or holds no image.
+    """
+    files = _label_files(place, "prediction")
+    beside = {name for name in files for end in BESIDE if name.endswith(end) and name.removesuffix(end) in files}
+    return {name: _reader(paths, task) for name, paths in files.items() if name not in beside}
+
+
+def scan_readers(place: Path) -> dict[str, Reader]:
+    """The same for scans of one file each."""
+    return {name: partial(_read, paths, labels=False) for name, paths in _label_files(place, "image").items()}
 
 
 def _references(folder: Path, task: Task | None) -> dict[str, Reader]:
@@ -118,6 +131,8 @@ def _references(folder: Path, task: Task | None) -> dict[str, Reader]:
 
 
 def _label_files(folder: Path, what: str) -> dict[str, list[Path]]:
+    if folder.is_file() and (stem := _stem(folder)):
+        return {stem: [folder]}
     if not folder.is_dir():
         raise ConfigError(f"{what} folder {folder} does not exist")
     files: dict[str, list[Path]] = {}
@@ -157,11 +172,11 @@ def _reader(paths: Sequence[Path], task: Task | None) -> Reader:
     return SegReader(paths[0], task) if not images else partial(_read, images)
 
 
-def _read(paths: Sequence[Path]) -> Volume:
+def _read(paths: Sequence[Path], *, labels: bool = True) -> Volume:
     if len(paths) > 1:
         message = f"{len(paths)} files have this name: {', '.join(p.name for p in paths)}"
         raise InputError("E-DUPLICATE-CASE", message, file=paths[0], fix="keep one of them")
-    return read_volume(paths[0], labels=True)
+    return read_volume(paths[0], labels=labels)
 
 
 def read_pair(reference: Reader, prediction: Reader, task: Task | None) -> tuple[Volume, Volume]:
