@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from medseg3d.checks import ModelError
+from medseg3d.checks import ModelError, some_names
 from medseg3d.networks import build_network
 from medseg3d.networks.naming import FAMILIES, family_of
 from medseg3d.networks.pretrained import HEADS, from_state_dict, load_strictly
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 FILES = ("model.safetensors", "pytorch_model.bin")
 """Where the weights of a Hugging Face folder lie, in order of preference."""
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 CONTAINERS = ("state_dict", "model_state_dict", "model")
 """Under one of these keys training codes store the state dict beside other things."""
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -65,6 +66,8 @@ def read_network(
     path = locate(source)
     config = _config_beside(path)
     weights = unwrapped(read_weights(path, plain=False), path)
+    if broken := [k for k, t in weights.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]:
+        raise ModelError(f"{path}: {some_names(broken)} hold NaN or infinite numbers; these weights cannot be used")
     try:
         if "network" in config:
             network = build_network(config["network"])
@@ -111,10 +114,12 @@ def locate(source: str | Path) -> Path:
     """
     path = Path(source)
     if path.is_dir():
-        found = next((path / name for name in FILES if (path / name).is_file()), None)
-        if found is None:
-            raise ModelError(f"{path} holds none of {', '.join(FILES)}; give the file of weights itself")
-        return found
+        found = [path / name for name in FILES if (path / name).is_file()]
+        found = found or [file for file in path.iterdir() if file.suffix in SUFFIXES]
+        if len(found) != 1 and (not found or found[0].name not in FILES):
+            listed = some_names(sorted(file.name for file in found))
+            raise ModelError(f"{path} holds none of {', '.join(FILES)}, but {listed}; give the file of weights itself")
+        return found[0]
     if path.is_file():
         return path
     if path.suffix or not HUB_NAME.fullmatch(str(source)):

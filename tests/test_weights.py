@@ -92,6 +92,10 @@ def test_what_is_no_model_is_said_plainly(tmp_path: Path) -> None:
     empty.mkdir()
     with pytest.raises(ModelError, match=r"holds none of model\.safetensors, pytorch_model\.bin"):
         read_network(empty)
+    (empty / "a.pth").touch()
+    (empty / "b.pth").touch()
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin, but a\.pth, b\.pth; give the file"):
+        read_network(empty)
     with pytest.raises(ModelError, match=r"no file or folder .*weights\.bin"):
         read_network(tmp_path / "weights.bin")
     torch.save({"epoch": 3, "optimizer": {}}, tmp_path / "train.pt")
@@ -131,6 +135,36 @@ def test_mmsegs_own_head_in_a_file(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="which is another network; read the encoder alone"):
         read_network(tmp_path / "model.pth")
     assert isinstance(read_network(tmp_path / "model.pth", encoder_only=True), MixTransformer)
+
+
+def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    weights = theirs().state_dict()
+    weights["decode_head.batch_norm.bias"][3] = float("nan")
+    torch.save(weights, tmp_path / "a.bin")
+    with pytest.raises(ModelError, match=r"decode_head\.batch_norm\.bias hold NaN"):
+        read_network(tmp_path / "a.bin")
+
+
+def test_half_precision_is_read_into_single(tmp_path: Path) -> None:
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in theirs().state_dict().items()}
+    save_file({k: v.contiguous() for k, v in weights.items()}, tmp_path / "a.safetensors")
+    network = read_network(tmp_path / "a.safetensors")
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+
+
+def test_a_hub_name_is_fetched_once_asked_for(tmp_path: Path, monkeypatch) -> None:
+    """The hub's own client fetches and caches; here it is stood in for."""
+    hub = pytest.importorskip("huggingface_hub")
+    theirs().save_pretrained(tmp_path / "hub")
+    asked = []
+
+    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        return str(tmp_path / "hub")
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    assert read_network("nvidia/segformer").config["widths"] == [8, 16, 40, 64]
+    assert asked == [("nvidia/segformer", ["config.json", "model.safetensors", "pytorch_model.bin"])]
 
 
 def test_a_hub_name_without_the_hub_or_a_network(monkeypatch) -> None:

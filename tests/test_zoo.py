@@ -92,7 +92,7 @@ def test_get_from_a_server(served, weights, tmp_path, capsys, digits, monkeypatc
     assert "next: medseg3d train --task NAME --init weights/mine" in capsys.readouterr().out
     assert {p.name for p in Path("weights/mine").iterdir()} == {"mit.pth", "ORIGIN.md"}
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in Path("weights/mine/ORIGIN.md").read_text()
-    assert read_network("weights/mine/mit.pth").config["widths"] == ENCODER["widths"]
+    assert read_network("weights/mine").config["widths"] == ENCODER["widths"]  # as train --init is told to
     assert main(["models", "--list", "zoo.yaml", "--get", "mine"]) == 2  # it is there
 
 
@@ -130,6 +130,17 @@ def test_a_hugging_face_folder_from_disk_keeps_its_config(tmp_path) -> None:
     out = install(entry(hub="a/b"), tmp_path / "out", file=tmp_path / "hf")
     assert {p.name for p in out.iterdir()} == {"model.safetensors", "config.json", "ORIGIN.md"}
     assert read_network(out).config["out_channels"] == 5
+
+
+def test_get_from_the_hub(tmp_path, monkeypatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    theirs("SegformerForImageClassification").save_pretrained(tmp_path / "hub")
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, allow_patterns: str(tmp_path / "hub"))
+    out = install(entry(hub="nvidia/mit"), tmp_path / "out")
+    assert {p.name for p in out.iterdir()} == {"model.safetensors", "config.json", "ORIGIN.md"}
+    with pytest.raises(ModelError, match="parameters, and mine has 7"):
+        install(entry(hub="nvidia/mit", encoder=7), tmp_path / "out2")
+    assert not (tmp_path / "out2").exists()
 
 
 def test_a_zipped_bundle_becomes_a_run_directory(served, tmp_path) -> None:
