@@ -118,6 +118,7 @@ def choose(fingerprint: Fingerprint, network: Any, limits: Limits, *, network_na
     least, largest = BATCH[dims]
     batch = int(min(BATCH_VOXELS[dims], voxels) // math.prod(patch))
     batch = max(min(max(batch, least), largest, int(voxels // math.prod(patch))), 1)
+    batch = 2 ** int(math.log2(batch))  # divides among processes and pieces
     held = batch * math.prod(patch)
     reasons["train.batch_size"] = f"{held / 1e6:.2g} million voxels a step" + (
         "; all that the limits leave" if batch < least else ""

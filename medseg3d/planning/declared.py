@@ -41,6 +41,11 @@ class Files:
     channels: Sequence[str] = ()
 
 
+def name_of(data: str | Path) -> str:
+    """A name for a task, from that of its data's folder or file."""
+    return re.sub(r"[^a-z0-9]+", "_", Path(data).resolve().name.lower().removesuffix(".csv")).strip("_") or "task"
+
+
 def declared_task(data: str | Path) -> Task:
     """A task with the names of a data set; its patch and its other numbers are still to be chosen.
 
@@ -57,8 +62,7 @@ def declared_task(data: str | Path) -> Task:
     data = Path(data)
     if not data.exists():
         raise ConfigError(f"{data} does not exist; give a folder of scans with labels, or a CSV")
-    folder = data if data.is_dir() else data.parent
-    name = re.sub(r"[^a-z0-9]+", "_", image_stem(data.resolve().name.removesuffix(".csv")).lower()).strip("_") or "task"
+    folder, name = data if data.is_dir() else data.parent, name_of(data)
     if data.is_dir() and (classes := _classes(data)):
         first = image_files(data / classes[0])[0]
         labels = {label: (i,) for i, label in enumerate(classes)}

@@ -92,7 +92,8 @@ def plan(data: str | Path, *, budget_s: float | None = None, memory_gb: float = 
     """
     declared = declared_task(data)
     dataset = find_cases(data, declared, labels=True)
-    logger.info("%s", dataset.describe())
+    for note in dataset.notes:
+        logger.info("note: %s", note)
     fingerprint, findings = measure(dataset, declared)
     limits = Limits(memory_gb, budget_s)
     chosen = _choose(fingerprint, limits)

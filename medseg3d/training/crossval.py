@@ -20,8 +20,9 @@ from medseg3d.inference.model import store_postprocessing
 from medseg3d.inference.sidecar import DONE, read_sidecar
 from medseg3d.io.atomic import atomic_write
 from medseg3d.pairs import Reader, find_pairs, read_groups, read_pair
+from medseg3d.planning.for_run import name_of_run, task_of_folds
 from medseg3d.postprocessing import Cleaning, clean, rules_as_dict
-from medseg3d.task import Task, load_task
+from medseg3d.task import Task
 from medseg3d.training.checkpoint import LAST
 from medseg3d.training.dataset import fingerprint
 from medseg3d.training.folds import assign_folds, groups_of, traits_of, warnings_about
@@ -63,7 +64,7 @@ class CrossValidation:
 
 
 def cross_validate(
-    task: str | Path | Task,
+    task: str | Path | Task | None = None,
     data: str | Path | None = None,
     output: str | Path | None = None,
     *,
@@ -81,7 +82,7 @@ def cross_validate(
     trained by several machines that share the output folder, each with its own ``fold``; the one that finishes last sums up.
 
     Args:
-        task, data, overrides, epochs: as for ``train``.
+        task, data, overrides, epochs: as for ``train``; a task that is planned is kept in ``output`` as ``task.yaml``.
         output: parent of the folds' run directories; default ``runs/NAME-cv``.
         folds: how many.
         fold: the one to train, from 1; None trains all that are left.
@@ -94,18 +95,19 @@ def cross_validate(
         ConfigError: a fold that does not exist, fewer groups than folds, or a folder begun with other data or folds.
     """
     processes = Processes.join()
-    task = task if isinstance(task, Task) else load_task(task)
-    folder = Path(output or Path("runs", f"{task.name}-cv")).resolve()
+    folder = Path(output or Path("runs", f"{name_of_run(task, data)}-cv")).resolve()
     if fold is not None and not 1 <= fold <= folds:
         raise ConfigError(f"fold {fold} must be from 1 to {folds}")
-    plan: dict[str, int] | None = None
+    begun_with: tuple[Task, dict[str, int]] | None = None
     try:
         if processes.first:
-            plan = _planned(task, data, folder, folds, group_by, group_csv)
+            task = task_of_folds(task, data, folder, budget_s=max_time_s)
+            begun_with = task, _planned(task, data, folder, folds, group_by, group_csv)
     finally:
-        plan = processes.from_first(plan)
-    if plan is None:
+        begun_with = processes.from_first(begun_with)
+    if begun_with is None:
         raise ConfigError("the first process could not plan the folds; its message says why")
+    task, plan = begun_with
     runs = tuple(folder / f"fold_{number}" for number in range(1, folds + 1))
     for number in range(1, folds + 1) if fold is None else [fold]:
         run = runs[number - 1]

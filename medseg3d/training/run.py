@@ -16,8 +16,9 @@ from filelock import FileLock, Timeout
 from medseg3d import bundle
 from medseg3d.checks import ConfigError, MedSegError
 from medseg3d.io.atomic import atomic_write
+from medseg3d.planning.for_run import TASK_FILE, task_of_run
 from medseg3d.preprocessing import Preprocessing
-from medseg3d.task import Task, load_task
+from medseg3d.task import Task
 from medseg3d.training.budget import fit_budget
 from medseg3d.training.checkpoint import LAST, remove_leftovers
 from medseg3d.training.dataset import dataset_as_dict, dataset_from_dict, fingerprint, prepare, training_statistics
@@ -40,7 +41,7 @@ RESERVE = 0.95
 
 
 def train(
-    task: str | Path | Task,
+    task: str | Path | Task | None = None,
     data: str | Path | None = None,
     output: str | Path | None = None,
     *,
@@ -56,7 +57,7 @@ def train(
     Under torchrun every process calls this; the first one reads, checks and writes, and all train.
 
     Args:
-        task: name, YAML file, or Task.
+        task: name, YAML file, or Task; None plans one from ``data`` and keeps it in the run's ``configs/task.yaml``.
         data: folder (or CSV) of images and labels in any layout that ``find_cases`` knows; None: the task's sample data.
         output: run directory; default ``runs/NAME``, or ``runs/NAME-sample`` without data.
         overrides: settings by the keys of train.yaml, over those of the task's ``train:`` section.
@@ -84,7 +85,7 @@ def train(
         try:
             if processes.first:
                 changes = [overrides or {}, {} if epochs is None else {"epochs": epochs}]
-                values = _begin(task, data, output, changes, resume, validation_fraction, split, held)
+                values = _begin(task, data, output, changes, resume, max_time_s, validation_fraction, split, held)
         finally:
             values = processes.from_first(values)
         if values is None:
@@ -99,17 +100,18 @@ def train(
 
 
 def _begin(
-    task: str | Path | Task,
+    task: str | Path | Task | None,
     data: str | Path | None,
     output: str | Path | None,
     changes: Sequence[Mapping[str, Any]],
     resume: bool,
+    max_time_s: float | None,
     validation_fraction: float,
     split: Mapping[str, Sequence[str]] | None,
     held: ExitStack,
 ) -> dict[str, Any]:
     """Read and check everything, write the run directory; returns the values of its train.yaml. ``held`` keeps lock and cases."""
-    task = task if isinstance(task, Task) else load_task(task)
+    task, planned = task_of_run(task, data, output, resume=resume, budget_s=max_time_s)
     refuse_code("task", task.as_dict())
     phantom = data is None
     source, sample_settings = sample_data(task) if data is None else (Path(data), {})
@@ -168,6 +170,8 @@ def _begin(
         channel_dropout=settings["channel_dropout"],
         init=values["init"],
     )
+    if planned is not None:
+        atomic_write(folder / "configs" / TASK_FILE, planned)
     return values
 
 
