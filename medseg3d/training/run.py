@@ -26,7 +26,7 @@ from medseg3d.training.initial import read_source
 from medseg3d.training.parts import TASK_SETTINGS, task_with
 from medseg3d.training.processes import Processes
 from medseg3d.training.sanity import check_once
-from medseg3d.training.settings import merge_settings, refuse_code, render
+from medseg3d.training.settings import default_settings, merge_settings, refuse_code, render
 from medseg3d.training.source import sample_data, split_data
 
 if TYPE_CHECKING:
@@ -120,19 +120,20 @@ def _begin(
     if stored is None:
         settings = merge_settings(task, task.train, sample_settings, *map(_absolute_paths, changes))
     else:
-        if stored["task"] != task.as_dict():
+        if stored.get("task") != task.as_dict():
             raise ConfigError(
                 f"{folder} was begun with another version of task {task.name!r}; give another output folder (-o)"
             )
-        defaults = merge_settings(task)
-        settings = merge_settings(
-            task, *map(_absolute_paths, changes), base=defaults | {k: stored[k] for k in stored if k in defaults}
-        )
+        # As if they were given again: MONAI runs train.yaml, and what this one holds may come from elsewhere.
+        defaults = default_settings(task)
+        before = {k: v for k, v in stored.items() if k in defaults and v != defaults[k]}
+        settings = merge_settings(task, before, *map(_absolute_paths, changes))
+        refuse_code("statistics", stored.get("statistics"))
     chosen = task_with(task, **{name: settings[name] for name in TASK_SETTINGS})
     dataset, parts = split_data(source, task, validation_fraction, split, folder if stored else None)
     if stored is None:
         check_once(dataset, parts, chosen, cache=settings["cache"])
-    statistics = training_statistics(dataset, parts["training"], chosen) if stored is None else stored["statistics"]
+    statistics = training_statistics(dataset, parts["training"], chosen) if stored is None else stored.get("statistics")
     preprocessing = Preprocessing.from_task(chosen, statistics)
     prepared = {
         part: prepare(
@@ -252,7 +253,7 @@ def _stored_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
         return None
     try:
         return dict(yaml.safe_load(config.read_text(encoding="utf-8")))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{config} cannot be read ({error}); give another output folder (-o)") from None
 
 

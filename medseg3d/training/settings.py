@@ -45,13 +45,12 @@ def default_settings(task: Task) -> dict[str, Any]:
     return values | {name: plain[name] for name in TASK_SETTINGS}
 
 
-def merge_settings(task: Task, *changes: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def merge_settings(task: Task, *changes: Mapping[str, Any]) -> dict[str, Any]:
     """Settings after changes, the later before the earlier, checked.
 
     Args:
         task: whose values are the defaults of ``patch_size`` and the like.
         changes: keys of train.yaml; ``network.KEY`` changes one option of the network.
-        base: settings to change instead of the defaults, such as those of the run that goes on.
 
     Returns:
         Every setting; ``network`` is complete.
@@ -60,7 +59,7 @@ def merge_settings(task: Task, *changes: Mapping[str, Any], base: Mapping[str, A
         ConfigError: unknown keys, values of the wrong type or out of range, names that do not exist.
     """
     defaults = default_settings(task)
-    merged = dict(base or defaults)
+    merged = dict(defaults)
     network: dict[str, Any] = dict(merged["network"])
     for change in changes:
         for key, value in change.items():
