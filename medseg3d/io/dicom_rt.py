@@ -144,11 +144,12 @@ def _image(planes: Planes, plane: int) -> Dataset:
 
 def _contours(mask: NDArray[np.bool_], planes: Planes) -> Iterator[Dataset]:
     for plane in np.flatnonzero(mask.any(axis=(1, 2))).tolist():
+        image = _image(planes, plane)
         for number, corners in enumerate(outlines(mask[plane]), start=1):
             item = Dataset()
             item.ContourGeometricType, item.NumberOfContourPoints = "CLOSED_PLANAR", len(corners)
             item.ContourNumber = number
-            item.ContourImageSequence = [_image(planes, plane)]
+            item.ContourImageSequence = [image]
             points = planes.points_mm(plane, corners)
             text = "\\".join(f"{v:.4f}" for v in points.ravel()).encode("ascii")
             text += b" " * (len(text) % 2)
