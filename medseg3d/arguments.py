@@ -245,6 +245,24 @@ def _predict(sub: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write where the models (of one model: the flips of --tta, which this switches on) disagree",
     )
+    add(
+        "--statistics",
+        action="store_true",
+        help="write statistics.csv: volume, surface, diameters, intensities per label",
+    )
+    add("--preview", action="store_true", help="write a picture of each case: three planes with the labels' contours")
+    add(
+        "--roi-subset",
+        "--roi_subset",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="LABEL",
+        help="keep these labels alone; the others become background",
+    )
+    results = sub.add_mutually_exclusive_group()
+    results.add_argument("--per-label", action="store_true", help="write a mask for each label, too: NAME/LABEL.nii.gz")
+    results.add_argument("--ml", action="store_true", help="all labels in one file, as without it: for habit's sake")
     add("--overwrite", action="store_true", help="do again what is done; default: skip it, redo what is stale")
     add("--part", metavar="K/N", help="the K-th of N shares of the cases, for job arrays")
     add(
@@ -400,4 +418,5 @@ OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "convert": _convert,
     "info": _info,
     "export": _export,
+    "doctor": _json,
 }

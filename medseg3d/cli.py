@@ -167,6 +167,7 @@ def predict(options: argparse.Namespace) -> int:
     """Segment every case of a folder; labels lie on each scan's own grid."""
     from medseg3d.inference.folder import predict_folder
     from medseg3d.published import model_directories
+    from medseg3d.report import draw
 
     with model_directories(options.model, options.task, options.attention_scale) as models:
         result = predict_folder(
@@ -176,6 +177,10 @@ def predict(options: argparse.Namespace) -> int:
             series=options.series,
             formats=options.formats or ["nifti"],
             seg_kind=options.seg_kind,
+            roi_subset=options.roi_subset,
+            statistics=options.statistics,
+            per_label=options.per_label,
+            draw=draw if options.preview else None,
             probabilities=options.probabilities,
             uncertainty=options.uncertainty,
             overwrite=options.overwrite,
@@ -360,6 +365,15 @@ def named_values(options: argparse.Namespace) -> dict[str, list[int]] | None:
     return dict(options.names) if options.names else None
 
 
+def doctor(options: argparse.Namespace) -> int:
+    """Say what is on this machine: versions, processor, GPU, memory, decoders, and what costs speed."""
+    from medseg3d.doctor import diagnose
+
+    found = diagnose()
+    print(json.dumps(found.as_dict(), indent=2) if options.json else found.text())
+    return OK
+
+
 def task_of_model(model: Path) -> Any:
     """The task that a model was trained for."""
     from medseg3d.inference.model import load_model
@@ -421,6 +435,7 @@ VERBS = (
     convert,
     info,
     export,
+    doctor,
 )
 
 

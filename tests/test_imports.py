@@ -14,7 +14,7 @@ from tests.shared import ROOT
 PACKAGE = ROOT / "medseg3d"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
-    {"checks", "termination"},
+    {"checks", "termination", "doctor"},
     {"volume", "task", "interpolation"},
     {"io", "metrics", "networks"},
     {"preprocessing", "postprocessing", "augmentation", "download", "weights"},
