@@ -6,7 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from medseg3d.inference.announcement import Announced
 from medseg3d.inference.claims import Claims
 from medseg3d.inference.description import confidence_again, describe_labels, describe_values, dice_in_words
 from medseg3d.inference.dicom_outputs import DICOM_KINDS, write_dicom
+from medseg3d.inference.extras import Extras
 from medseg3d.inference.pipeline import run_pipeline
 from medseg3d.inference.prediction import Prediction
 from medseg3d.inference.predictor import Predictor
@@ -34,7 +35,7 @@ from medseg3d.inference.sidecar import (
     write_sidecar,
 )
 from medseg3d.io.cases import Case, read_image
-from medseg3d.io.images import write_volume
+from medseg3d.io.images import read_volume, write_volume
 from medseg3d.io.scratch import scratch_array
 from medseg3d.task import Task
 from medseg3d.volume import Volume
@@ -71,6 +72,7 @@ class Batch:
         claims: of this process in ``output``.
         result: filled case by case.
         kinds: of those that ``output_files`` names, what is written; nothing for classification.
+        extras: what is made of each label map besides.
         overwrite: compute what is done, too.
         finished: called after each case.
     """
@@ -85,6 +87,7 @@ class Batch:
         result: FolderResult,
         *,
         kinds: tuple[str, ...],
+        extras: Extras,
         overwrite: bool,
         finished: Callable[[], object],
     ) -> None:
@@ -95,6 +98,7 @@ class Batch:
         self.claims = claims
         self.result = result
         self.kinds = kinds
+        self.extras = extras
         self.overwrite = overwrite
         self.finished = finished
         self._announced = Announced()
@@ -152,8 +156,13 @@ class Batch:
         if before is not None and before["status"] == DONE:
             changed = self.origin.difference(before, inputs) or damage(before, self.output, self.kinds)
             if changed is None and not self.overwrite:
+                news: dict[str, Any] = {}
                 if (known := confidence_again(self.predictor, before)) is not None:
-                    write_sidecar(path, case.name, {**before, "confidence": known})
+                    news["confidence"] = known
+                if self.extras.missing(before):
+                    news |= self._extras_of_file(case)
+                if news:
+                    write_sidecar(path, case.name, {**before, **news})
                 self.result.skipped.append(case.name)
                 logger.debug("case %s (%s): done before", case.name, self._numbers[case.name])
                 return None
@@ -168,6 +177,11 @@ class Batch:
         job.timed("read", began)
         return job
 
+    def _extras_of_file(self, case: Case) -> dict[str, Any]:
+        """What is asked for besides of a label map that was written before."""
+        image = read_image(case, self.task, nonfinite=self.origin.options.get("nonfinite", "error"))
+        return self.extras.make(case, read_volume(output_files(case, self.output)["labels"], labels=True), image)
+
     def _settled_meanwhile(self, case: Case, path: Path, sidecar: dict[str, Any]) -> bool:
         """Whether another process has dealt with the case since this one began: its word is taken."""
         if path.stat().st_mtime_ns <= self.claims.started_ns or not self.origin.same_run(sidecar):
@@ -175,7 +189,7 @@ class Batch:
         if sidecar["status"] == FAILED:
             self.result.failed[case.name] = Finding(**sidecar["finding"])
             return True
-        if not set(self.kinds) <= set(sidecar["outputs"]):
+        if not set(self.kinds) <= set(sidecar["outputs"]) or self.extras.missing(sidecar):
             return False
         self.result.skipped.append(case.name)
         return True
@@ -193,7 +207,8 @@ class Batch:
                 job.prediction = self._predicted(job.case, job.image)
                 job.seconds |= job.prediction.seconds
                 self._announced.took(job.prediction)
-            job.image = None
+            if not self.extras.wanted:
+                job.image = None
         except Exception as error:
             self._fail(job.case, error)
             return None
@@ -203,12 +218,13 @@ class Batch:
         def room(shape: tuple[int, ...], axis: int) -> NDArray[np.float32]:
             return scratch_array(shape, output_files(case, self.output)["probabilities"], along=axis)
 
-        return self.predictor.predict(
+        prediction = self.predictor.predict(
             image,
             probabilities=room if "probabilities" in self.kinds else False,
             uncertainty="uncertainty" in self.kinds,
             announce=lambda setting: self._announced.announce(f"case {case.name}", setting),
         )
+        return replace(prediction, labels=self.extras.only(prediction.labels))
 
     # Writing
 
@@ -220,6 +236,7 @@ class Batch:
             with torch.inference_mode():
                 written, content = self._put(job)
             self._remove_leftovers(job, written)
+            self.extras.remove_leftovers(job.before, content)
             content["findings"] = [finding_without_paths(f, self.origin.root) for f in job.findings]
             sidecar = self.origin.done(job.inputs, written, content, job.seconds)
             write_sidecar(self.sidecar_of(case), case.name, sidecar)
@@ -249,6 +266,9 @@ class Batch:
                 write_dicom(files[kind], kind, prediction.labels, job.case, self.predictor.task, model=model)
         content = describe_labels(prediction.labels, self.predictor.task)
         content |= describe_values(self.predictor, prediction)
+        if job.image is not None:
+            content |= self.extras.make(job.case, prediction.labels, job.image)
+            job.image = None
         job.timed("write", began)
         return {kind: files[kind] for kind in self.kinds}, content
 

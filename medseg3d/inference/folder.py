@@ -17,6 +17,7 @@ from medseg3d.checks import ConfigError, Finding, InputError
 from medseg3d.inference.batch import Batch
 from medseg3d.inference.claims import Claims
 from medseg3d.inference.dicom_outputs import dicom_kinds
+from medseg3d.inference.extras import Draw, Extras, kept_labels
 from medseg3d.inference.predictor import Predictor
 from medseg3d.inference.provenance import Model, hint, models_of, options_of, precision_of
 from medseg3d.inference.results import FolderResult, output_files
@@ -57,6 +58,10 @@ def predict_folder(
     nonfinite: NonFinite = "error",
     formats: Sequence[str] = ("nifti",),
     seg_kind: str = "BINARY",
+    roi_subset: Sequence[str] = (),
+    statistics: bool = False,
+    per_label: bool = False,
+    draw: Draw | None = None,
     progress: bool = True,
     **options: Any,
 ) -> FolderResult:
@@ -91,6 +96,11 @@ def predict_folder(
         formats: of DICOM scans besides NIfTI, which is always written: ``seg`` for ``NAME.seg.dcm`` (``NAME.labelmap.dcm``),
             ``rtstruct`` for ``NAME.rtstruct.dcm``. Both carry the patient's identity, as DICOM must.
         seg_kind: of DICOM SEG: ``BINARY`` or ``LABELMAP``.
+        roi_subset: labels to keep; the others become background in all that is made of labels. Probabilities and the Dice to
+            expect are of all labels.
+        statistics: measure each label (``medseg3d.statistics``) into ``statistics.csv`` and the sidecars.
+        per_label: write a mask of 0 and 1 for each label, too: ``NAME/LABEL.nii.gz``.
+        draw: draws the scan and its labels into ``NAME_preview.png``, as ``medseg3d.report.draw`` does.
         progress: show a bar on a terminal.
 
     Raises:
@@ -131,6 +141,11 @@ def predict_folder(
         wanted = {"labels": True, "probabilities": probabilities, "uncertainty": uncertainty}
         kinds = tuple(kind for kind, asked_for in wanted.items() if asked_for)
     kinds += dicom_kinds(formats, seg_kind, predictor.task, cases)
+    given = predictor.given.without_missing(task)
+    kept = kept_labels(predictor.task, roi_subset)
+    extras = Extras(
+        predictor.task, output, list(given.channels), kept, statistics=statistics, per_label=per_label, draw=draw
+    )
     cases, refused = _without_collisions(cases, refused, output, kinds)
     names = [case.name for case in cases]
     mine = set(sorted([*names, *refused])[share] if share else [*names, *refused])
@@ -143,14 +158,22 @@ def predict_folder(
     origin = Origin(
         root,
         models,
-        {**options_of(predictor, asked), "nonfinite": nonfinite},
+        {**options_of(predictor, asked), "nonfinite": nonfinite, **extras.options},
         {"device": predictor.device.type, "precision": precision_of(predictor)},
         _hints(model, root, output),
     )
     bar = tqdm(total=len(own), desc="predict", unit="case", disable=not (progress and sys.stderr.isatty()))
-    given = predictor.given.without_missing(task)
     batch = Batch(
-        predictor, given, output, origin, claims, result, kinds=kinds, overwrite=overwrite, finished=bar.update
+        predictor,
+        given,
+        output,
+        origin,
+        claims,
+        result,
+        kinds=kinds,
+        extras=extras,
+        overwrite=overwrite,
+        finished=bar.update,
     )
     try:
         with terminable(), bar:

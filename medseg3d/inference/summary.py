@@ -12,13 +12,16 @@ from typing import Any
 
 from medseg3d.checks import Finding
 from medseg3d.inference.claims import Claims
+from medseg3d.inference.extras import STATISTICS
 from medseg3d.inference.provenance import finding_without_paths, versions
 from medseg3d.inference.sidecar import DONE, FAILED, read_sidecar
 from medseg3d.io.atomic import atomic_write
+from medseg3d.statistics import write_statistics
 from medseg3d.task import Task
 
 SUMMARY_FILE = "predictions.json"
 CLASSES_FILE = "predictions.csv"
+STATISTICS_FILE = "statistics.csv"
 FORMAT = "medseg3d.predictions/1"
 PENDING, REFUSED = "pending", "refused"
 CALIBRATED = "expected Dice, calibrated on the model's validation cases; null: nothing was found"
@@ -31,7 +34,7 @@ UNCALIBRATED = (
 def write_summary(
     output: Path, claims: Claims, task: Task, names: Iterable[str], refused: Mapping[str, Finding], root: Path
 ) -> dict[str, Any]:
-    """Write ``predictions.json``, and for classification ``predictions.csv``.
+    """Write ``predictions.json``, for classification ``predictions.csv``, and where labels were measured ``statistics.csv``.
 
     Several processes may call this at the same time: each reads the sidecars and writes while it holds a lock, so the
     last one has seen what all have done.
@@ -63,6 +66,9 @@ def write_summary(
             "versions": versions(),
         }
         atomic_write(output / SUMMARY_FILE, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        measured = [{"case": n, **row} for n, s in sorted(sidecars.items()) for row in s.get(STATISTICS, ())]
+        if measured:
+            write_statistics(measured, output / STATISTICS_FILE)
         rows = {n: s["classes"] for n, s in sorted(sidecars.items()) if isinstance(s.get("classes"), Mapping)}
         if rows:
             atomic_write(output / CLASSES_FILE, _as_csv(rows, list(task.labels)))

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from medseg3d.checks import ConfigError, InputError, ModelError
+from medseg3d.inference.extras import ROI_SUBSET, kept_labels, only
 from medseg3d.inference.predictor import Predictor
 from medseg3d.inference.provenance import Model, models_of, versions
 from medseg3d.inference.sidecar import DONE, damage, read_sidecar, sidecar_path
@@ -109,7 +110,7 @@ def _compared(
     else:
         directories = [model] if isinstance(model, (str, Path)) else list(model)
         directories = _in_their_order(directories, models_of(directories), sidecar)
-        options = {k: v for k, v in sidecar["options"].items() if k != "nonfinite"}
+        options = {k: v for k, v in sidecar["options"].items() if k not in ("nonfinite", ROI_SUBSET)}
         options |= {"precision": sidecar["computed_on"]["precision"], "device": device}
         predictor = Predictor.from_bundle(directories, **options)
     case = _case(sidecar, root)
@@ -125,7 +126,8 @@ def _compared(
         name = Path(outputs["labels"]["file"]).name
         before = read_volume(path.parent / name, labels=True).data
         again = predictor.predict(image, uncertainty="uncertainty" in outputs)
-        numbers = _agreement(before, again.labels.data)
+        kept = kept_labels(predictor.task, sidecar["options"].get(ROI_SUBSET) or ())
+        numbers = _agreement(before, only(again.labels, predictor.task, kept).data)
     now = versions()
     different = {k: (str(v), now[k]) for k, v in sidecar["versions"].items() if k in now and now[k] != v}
     return Verification(name, *numbers, damage(sidecar, path.parent, list(outputs)), different)

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "draw": "medseg3d.report.quick_look",
     "preview": "medseg3d.report.quick_look",
     "view": "medseg3d.report.notebook",
     "write_report": "medseg3d.report.html",

@@ -52,22 +52,39 @@ def preview(path: str | Path, output: str | Path, *, labels: str | Path | None =
     marked = read_volume(labels, labels=True) if labels is not None else volume if is_map else None
     if marked is not None:
         require_grid(marked.grid, volume.grid, what="the label map", than="the scan", file=labels)
+    scene = _write_picture(volume, marked, output, is_map=is_map)
+    return {**statistics(volume, scene, marked), "warnings": warnings}
+
+
+def draw(image: Volume, labels: Volume, output: str | Path) -> None:
+    """Write three planes of a scan with the contours of its labels as one PNG, as ``preview`` does of files.
+
+    Args:
+        image: the scan.
+        labels: on its grid.
+        output: the PNG file.
+    """
+    _write_picture(image, labels, output, is_map=False)
+
+
+def _write_picture(volume: Volume, marked: Volume | None, output: str | Path, *, is_map: bool) -> Scene:
     scene = make_scene(volume, [f"channel {i}" for i in range(volume.channels)], prediction=marked)
+    shown = scene
     point = _largest_section(scene.prediction, scene.shape)
     contours: list[Contour] = []
     if is_map:
-        scene = _painted(scene)
+        shown = _painted(scene)
     elif scene.prediction is not None:
         values = [int(v) for v in np.unique(scene.prediction) if v != 0]
         if len(values) <= MOST_CONTOURS:
             contours = [Contour(scene.prediction == value, label_colour(value)) for value in values]
         else:
             contours = [Contour(scene.prediction, label_colour(1))]
-    pixels = three_planes(scene, point, contours=contours, agreement=False, marks=False)
+    pixels = three_planes(shown, point, contours=contours, agreement=False, marks=False)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
     atomic_write(output, file.getvalue())
-    return {**statistics(volume, scene, marked), "warnings": warnings}
+    return scene
 
 
 def _read(path: str | Path) -> tuple[Volume, list[str]]:
