@@ -22,7 +22,7 @@ from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task, load_task
 from medseg3d.training.checkpoint import save_weights
 from medseg3d.training.initial import PUBLISHED_TASK
-from medseg3d.weights import FILES, family_in, locate, read_network
+from medseg3d.weights import SUFFIXES, family_in, locate, read_network
 
 logger = logging.getLogger(__name__)
 
@@ -146,4 +146,6 @@ def model_directories(
 
 def _is_published(model: Path) -> bool:
     """Whether this is a file of weights, or a folder with them, and no model directory."""
-    return model.is_file() or (not (model / METADATA).is_file() and any((model / name).is_file() for name in FILES))
+    if not model.is_dir():
+        return model.is_file()
+    return not (model / METADATA).is_file() and any(file.suffix in SUFFIXES for file in model.iterdir())
