@@ -137,8 +137,8 @@ def supervised_loss() -> Callable[[Any, Tensor], Tensor]:
 
 SIDES = {
     "dynunet": Side(
-        patch_size=(40, 56, 40),
-        batch_size=9,
+        patch_size=(40, 56, 40),  # as nnU-Net 2.8.1 plans on these data, the batch too
+        batch_size=7,
         build=lambda task: dynunet(
             Task.from_dict({**task.as_dict(), "patch_size": [40, 56, 40]}), deep_supervision=True
         ),
