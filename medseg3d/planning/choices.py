@@ -242,7 +242,7 @@ def choose_patch(sizes: Any, most: float, limit: str) -> tuple[tuple[int, ...], 
         shrinkable = [a for a, n in enumerate(patch) if n > min(LEAST, math.ceil(wanted[a] / multiple) * multiple)]
         if not shrinkable:
             break
-        axis = max(shrinkable, key=lambda a: (patch[a] / wanted[a], patch[a]))
+        axis = max(shrinkable, key=lambda a: ((patch[a] - multiple) / wanted[a], patch[a]))
         patch[axis] -= multiple
     size = " x ".join(f"{n:.0f}" for n in median)
     if whole:
