@@ -142,11 +142,22 @@ def test_predict_does_not_look_at_a_bundles_configs(evil: Path, tmp_path: Path) 
     assert not evil.exists()
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_balls(tmp_path_factory.mktemp("balls"), 3)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    return train(ball_task(), data, tmp_path_factory.mktemp("runs") / "ball", overrides=SETTINGS, epochs=1)
+
+
 @pytest.mark.parametrize("key", ["learning_rate", "cache", "device", "statistics", "task"])
-def test_a_run_directory_with_code_is_not_continued(key: str, evil: Path, tmp_path: Path) -> None:
+def test_a_run_directory_with_code_is_not_continued(
+    key: str, evil: Path, data: Path, trained: Path, tmp_path: Path
+) -> None:
     """MONAI runs train.yaml, so what goes into it is what this program writes."""
-    data = write_balls(tmp_path / "data", 3)
-    run = train(ball_task(), data, tmp_path / "run", overrides=SETTINGS, epochs=1)
+    run = shutil.copytree(trained, tmp_path / "run")
     path = run / "configs" / "train.yaml"
     values = yaml.safe_load(path.read_text())
     values[key] = expression(evil)
@@ -158,9 +169,8 @@ def test_a_run_directory_with_code_is_not_continued(key: str, evil: Path, tmp_pa
     assert not evil.exists()
 
 
-def test_code_beside_the_settings_is_not_taken_over(evil: Path, tmp_path: Path) -> None:
-    data = write_balls(tmp_path / "data", 3)
-    run = train(ball_task(), data, tmp_path / "run", overrides=SETTINGS, epochs=1)
+def test_code_beside_the_settings_is_not_taken_over(evil: Path, data: Path, trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
     path = run / "configs" / "train.yaml"
     values = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump(values | {"run": [expression(evil)], "evil": target(evil)}))
@@ -288,8 +298,8 @@ def test_the_guard_would_see_a_request(no_network: list[object]) -> None:
     assert no_network
 
 
-def test_a_study_needs_no_network(tmp_path: Path, no_network: list[object]) -> None:
-    data, run, out = write_balls(tmp_path / "data", 3), tmp_path / "run", tmp_path / "out"
+def test_a_study_needs_no_network(data: Path, tmp_path: Path, no_network: list[object]) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
     (tmp_path / "ball.yaml").write_text(json.dumps(ball_task().as_dict()))
     settings = [w for k, v in SETTINGS.items() for w in ("--set", f"{k}={json.dumps(v)}")]
     task = ["--task", str(tmp_path / "ball.yaml")]
