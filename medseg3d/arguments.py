@@ -260,6 +260,12 @@ def _predict(sub: argparse.ArgumentParser) -> None:
         metavar="LABEL",
         help="keep these labels alone; the others become background",
     )
+    add(
+        "--layout",
+        choices=("flat", "bids"),
+        default="flat",
+        help="bids: the results under the names of BIDS derivatives, too (links in OUT/bids)",
+    )
     results = sub.add_mutually_exclusive_group()
     results.add_argument("--per-label", action="store_true", help="write a mask for each label, too: NAME/LABEL.nii.gz")
     results.add_argument("--ml", action="store_true", help="all labels in one file, as without it: for habit's sake")
@@ -313,6 +319,7 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
     add("--model", type=Path, metavar="RUN", help="take the task of this model instead")
     add("--labels", type=label, action="append", metavar="NAME=IDS", help="instead of a task, as liver=1 or tumour=2,3")
     add("-o", "--output", type=Path, metavar="FOLDER", help="write per_case.csv and summary.json here")
+    add("--nnunet", type=Path, metavar="JSON", help="write the scores as nnU-Net's summary.json, too")
     add("--by", metavar="COLUMN", help="summarise subgroups by this column of --by-csv")
     add("--by-csv", type=Path, metavar="FILE", help="table with a column 'case'")
     add("--lesions", action="store_true", help="score lesion by lesion, too, as BraTS does")

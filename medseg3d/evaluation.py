@@ -26,7 +26,8 @@ from medseg3d.metrics.overlap import EMPTIES, Empty
 from medseg3d.metrics.summary import summarise
 from medseg3d.metrics.surface import DEFINITION_VERSION, DEFINITIONS, Definition
 from medseg3d.metrics.text import aligned, json_text, short, with_interval
-from medseg3d.pairs import Pairs, class_pairs, find_pairs, read_groups, read_pair
+from medseg3d.nnunet import nnunet_summary, write_nnunet_summary
+from medseg3d.pairs import Pairs, class_pairs, file_of, find_pairs, read_groups, read_pair
 from medseg3d.task import Task, load_task
 
 log = logging.getLogger(__name__)
@@ -130,6 +131,7 @@ def evaluate(
     tolerance_mm: float | None = None,
     empty: Empty = "nan",
     lesions: LesionRule | None = None,
+    nnunet: str | Path | None = None,
     by: str | None = None,
     by_csv: str | Path | None = None,
     cases: Collection[str] | None = None,
@@ -155,6 +157,7 @@ def evaluate(
         tolerance_mm: of the normalised surface Dice, which is left out without it.
         empty: ``nan`` leaves cases where both masks are empty out of the means; ``one`` counts them as perfect.
         lesions: score lesion by lesion, too, by this rule.
+        nnunet: file for the same scores as nnU-Net's ``summary.json``.
         by: column of ``by_csv`` whose values make subgroups, each summarised by itself under ``by``.
         by_csv: table with a column ``case`` (or ``name``, or else the first) that holds the cases' names.
         cases: names to score alone, such as those of a validation part; None scores all.
@@ -173,6 +176,7 @@ def evaluate(
     _check_options(definition, percentile, tolerance_mm, empty)
     groups = read_groups(Path(by_csv), by) if by_csv is not None and by is not None else None
     pairs: Pairs[Any]
+    ids: dict[str, list[int]] = {}
     if task is not None and task.kind == "classification":
         names = list(task.labels)
         pairs = class_pairs(Path(reference), Path(prediction), task, cases)
@@ -180,7 +184,7 @@ def evaluate(
         summarised = partial(summarise_classes, labels=names)
         settings: dict[str, Any] = {}
     else:
-        ids = {str(k): [int(v) for v in values] for k, values in (labels or task.labels).items()}  # type: ignore[union-attr]
+        ids |= {str(k): [int(v) for v in values] for k, values in (labels or task.labels).items()}  # type: ignore[union-attr]
         if labels is not None and (wrong := [k for k, values in ids.items() if not values or min(values) < 1]):
             raise ConfigError(
                 f"label {wrong[0]!r} names {ids[wrong[0]]}; a label needs values of 1 or more, 0 is background"
@@ -266,6 +270,11 @@ def evaluate(
     evaluation = Evaluation(rows, summary)
     if output is not None:
         evaluation.write(output)
+    if nnunet is not None:
+        if not ids:
+            raise ConfigError("nnU-Net's summary is one of segmentations, and this task is a classification")
+        files = {name: tuple(map(file_of, both)) for name, both in pairs.found.items()}
+        write_nnunet_summary(nnunet_summary(rows, ids, files), nnunet)
     return evaluation
 
 

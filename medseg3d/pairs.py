@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from medseg3d.checks import ConfigError, InputError, some_names
-from medseg3d.io import find_cases, read_label, read_volume
+from medseg3d.io import Case, find_cases, read_label, read_volume
 from medseg3d.io.dicom_magic import is_dicom
 from medseg3d.io.images import SUFFIXES, image_suffix
 from medseg3d.io.rules import foreign_values, require_grid, require_one_channel
@@ -115,6 +115,15 @@ def label_readers(place: Path, task: Task | None) -> dict[str, Reader]:
 def scan_readers(place: Path) -> dict[str, Reader]:
     """The same for scans of one file each."""
     return {name: partial(_read, paths, labels=False) for name, paths in _label_files(place, "image").items()}
+
+
+def file_of(reader: Reader) -> Path:
+    """The file that a reader of ``find_pairs`` reads."""
+    if isinstance(reader, SegReader):
+        return reader.path
+    assert isinstance(reader, partial)
+    what = reader.args[0]
+    return Path(what.label if isinstance(what, Case) else what[0])
 
 
 def _references(folder: Path, task: Task | None) -> dict[str, Reader]:

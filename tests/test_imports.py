@@ -18,7 +18,7 @@ LAYERS = (
     {"volume", "task", "interpolation"},
     {"io", "metrics", "networks"},
     {"preprocessing", "postprocessing", "augmentation", "download", "weights"},
-    {"pairs", "inspection", "statistics"},
+    {"pairs", "inspection", "statistics", "nnunet"},
     {"inference", "evaluation", "comparison"},
     {"bundle"},
     {"monai_adapters", "monai_metrics", "training", "planning"},

@@ -13,8 +13,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from medseg3d.checks import ConfigError, Finding, InputError
+from medseg3d.checks import ConfigError, Finding, InputError, some_names
 from medseg3d.inference.batch import Batch
+from medseg3d.inference.bids import write_bids
 from medseg3d.inference.claims import Claims
 from medseg3d.inference.dicom_outputs import dicom_kinds
 from medseg3d.inference.extras import Draw, Extras, kept_labels
@@ -33,6 +34,7 @@ from medseg3d.termination import terminable
 
 __all__ = ["FolderResult", "predict_folder"]
 logger = logging.getLogger(__name__)
+LAYOUTS = ("flat", "bids")
 STALE_AFTER_S = 3600.0
 """A temporary file that nothing was written to for so long belongs to a process that was killed."""
 
@@ -62,6 +64,7 @@ def predict_folder(
     statistics: bool = False,
     per_label: bool = False,
     draw: Draw | None = None,
+    layout: str = "flat",
     progress: bool = True,
     **options: Any,
 ) -> FolderResult:
@@ -101,6 +104,7 @@ def predict_folder(
         statistics: measure each label (``medseg3d.statistics``) into ``statistics.csv`` and the sidecars.
         per_label: write a mask of 0 and 1 for each label, too: ``NAME/LABEL.nii.gz``.
         draw: draws the scan and its labels into ``NAME_preview.png``, as ``medseg3d.report.draw`` does.
+        layout: ``bids`` lays the results out under the names of BIDS derivatives, too: hard links in ``bids/``.
         progress: show a bar on a terminal.
 
     Raises:
@@ -110,6 +114,8 @@ def predict_folder(
         KeyboardInterrupt: on Ctrl-C and SIGTERM, when what was being written is finished; there are no half files.
     """
     share = None if part is None else _share(part)
+    if layout not in LAYOUTS:
+        raise ConfigError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
     options |= {"roi_size": roi_size, "overlap": overlap, "batch_size": batch_size, "device": device}
     options |= {"precision": precision, "dense": dense}
     if uncertainty and not isinstance(model, Predictor) and len(_directories(model)) == 1:
@@ -182,6 +188,10 @@ def predict_folder(
             done = [
                 output_files(case, output)["labels"] for case in own if case.name in {*result.done, *result.skipped}
             ]
+            if layout == "bids" and "labels" in kinds:
+                mine_now = [case for case in own if case.name in {*result.done, *result.skipped}]
+                if twice := write_bids(mine_now, output, predictor.task):
+                    logger.warning("%s have the BIDS name of another case, and are not in bids/", some_names(twice))
             if "labels" in kinds and any(path.suffix == ".gz" for path in done):
                 write_colours(segments_of(predictor.task), output, "labels")
     finally:

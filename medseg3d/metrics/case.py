@@ -53,7 +53,8 @@ def measure_case(
         One row per label: ``label``, ``status``, ``dice``, ``iou``, ``sensitivity``, ``specificity``, ``precision``,
         ``hd95_mm``, ``hd_mm``, ``assd_mm``, ``masd_mm``, ``nsd``, ``tolerance_mm``, ``volume_reference_ml`` and
         ``volume_prediction_ml`` (NaN in 2D), ``relative_volume_difference``, ``definition``, ``definition_version`` and
-        ``surface_dims``: 2 for images and for volumes of a single slice, whose contour is measured instead of its two faces.
+        ``surface_dims``: 2 for images and for volumes of a single slice, whose contour is measured instead of its two faces;
+        ``tp``, ``fp``, ``fn``, ``tn``: voxels in both, in the prediction alone, in the reference alone, in neither.
         With ``lesions`` also ``n_lesions``, ``n_lesions_found``, ``n_lesions_false``, ``lesion_dice``, ``lesion_hd95_mm`` and
         ``lesion_f1`` (``medseg3d.metrics.LesionScores``).
 
@@ -112,6 +113,10 @@ def measure_case(
             "definition": definition,
             "definition_version": DEFINITION_VERSION,
             "surface_dims": len(axes),
+            "tp": tp,
+            "fp": fp,
+            "fn": fn,
+            "tn": tn,
         }
         if lesions is not None:
             rule = replace(lesions, percentile=percentile)
