@@ -177,7 +177,10 @@ def evaluate(
     groups = read_groups(Path(by_csv), by) if by_csv is not None and by is not None else None
     pairs: Pairs[Any]
     ids: dict[str, list[int]] = {}
+    files: dict[str, tuple[Path, Path]] = {}
     if task is not None and task.kind == "classification":
+        if nnunet is not None:
+            raise ConfigError(f"nnU-Net's summary is one of segmentations, and task {task.name!r} is a classification")
         names = list(task.labels)
         pairs = class_pairs(Path(reference), Path(prediction), task, cases)
         done = [_answer(name, *pairs.found[name], names) for name in pairs.found]
@@ -190,6 +193,7 @@ def evaluate(
                 f"label {wrong[0]!r} names {ids[wrong[0]]}; a label needs values of 1 or more, 0 is background"
             )
         pairs = find_pairs(Path(reference), Path(prediction), task, cases=cases)
+        files |= {name: (file_of(first), file_of(second)) for name, (first, second) in pairs.found.items()}
         others: set[int] = set()
 
         def score(name: str) -> list[dict[str, Any]] | dict[str, Any]:
@@ -271,9 +275,6 @@ def evaluate(
     if output is not None:
         evaluation.write(output)
     if nnunet is not None:
-        if not ids:
-            raise ConfigError("nnU-Net's summary is one of segmentations, and this task is a classification")
-        files = {name: tuple(map(file_of, both)) for name, both in pairs.found.items()}
         write_nnunet_summary(nnunet_summary(rows, ids, files), nnunet)
     return evaluation
 
