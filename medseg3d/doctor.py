@@ -136,7 +136,7 @@ def _processor() -> dict[str, Any]:
     name, flags, cores = platform.machine(), set[str](), set[tuple[str, str]]()
     text = _read("/proc/cpuinfo")
     for block in text.split("\n\n"):
-        values = dict(re.findall(r"^([\w ]+?)\s*:\s*(.*)$", block, re.MULTILINE))
+        values: dict[str, str] = dict(re.findall(r"^([\w ]+?)\s*:\s*(.*)$", block, re.MULTILINE))
         name = values.get("model name", name)
         flags |= set(values.get("flags", values.get("Features", "")).split())
         if "core id" in values:
