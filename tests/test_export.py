@@ -173,6 +173,7 @@ def test_bundle_is_verified_and_run_by_monais_own_tools(run, data, tmp_path) -> 
             "docs/README.md",
             "models/model.pt",
             "models/model.safetensors",
+            "models/SHA256SUMS",
         )
     }
     folder = tmp_path / "ball"
