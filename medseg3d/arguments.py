@@ -348,10 +348,16 @@ def _statistics(sub: argparse.ArgumentParser) -> None:
 
 def _compare(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
-    add("a", type=Path, metavar="A", help="output folder of an evaluation")
+    add("a", type=Path, metavar="A", help="output folder of an evaluation; with --longitudinal label maps, or one")
     add("b", type=Path, metavar="B", help="another of the same cases; differences are B - A")
     add("--label", action="append", dest="labels", metavar="NAME", help="compare this label alone; may be repeated")
     add("--metric", action="append", dest="metrics", metavar="COLUMN", help="compare this column; may be repeated")
+    add(
+        "--longitudinal",
+        action="store_true",
+        help="two time points: each label's volume, its change, and how sure that is",
+    )
+    _values(sub)
     _json(sub)
 
 

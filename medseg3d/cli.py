@@ -303,9 +303,26 @@ def compare(options: argparse.Namespace) -> int:
     """Compare two evaluations of the same cases: paired differences, intervals, wins."""
     from medseg3d.comparison import compare as pair
 
+    if options.longitudinal:
+        return _compare_time_points(options)
+    if any((options.task, options.model, options.names)):
+        raise ConfigError("--task, --model and --labels belong to --longitudinal; evaluations know their labels")
     comparison = pair(options.a, options.b, labels=options.labels, metrics=options.metrics)
     print(comparison.json() if options.json else comparison.table())
     return OK
+
+
+def _compare_time_points(options: argparse.Namespace) -> int:
+    """The volumes of labels at two time points."""
+    from medseg3d.longitudinal import longitudinal
+
+    if options.labels or options.metrics:
+        raise ConfigError("--label and --metric choose from evaluations; for --longitudinal give --labels NAME=IDS")
+    found = longitudinal(options.a, options.b, values_of_labels(options), names=named_values(options))
+    print(found.json() if options.json else found.table())
+    if not found.failed:
+        return OK
+    return SOME_FAILED if found.rows else ALL_FAILED
 
 
 def convert(options: argparse.Namespace) -> int:

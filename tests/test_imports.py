@@ -19,7 +19,7 @@ LAYERS = (
     {"io", "metrics", "networks"},
     {"preprocessing", "postprocessing", "augmentation", "download", "weights"},
     {"pairs", "inspection", "statistics", "nnunet"},
-    {"inference", "evaluation", "comparison"},
+    {"inference", "evaluation", "comparison", "longitudinal"},
     {"bundle"},
     {"monai_adapters", "monai_metrics", "training", "planning"},
     {"published", "export"},

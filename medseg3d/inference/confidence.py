@@ -164,6 +164,17 @@ class Disagreement:
         classes = torch.arange(1, len(logits), device=logits.device)
         return logits.argmax(0) == classes.view(-1, *[1] * (logits.ndim - 1))
 
+    def volume_ratios(self) -> dict[str, list[float]]:
+        """For each label that was found the volume of each member in that of their mean; nothing for a single member."""
+        if self.members == 1:
+            return {}
+        members = (self._sizes - self._found) / self._found.clamp_min(1)
+        return {
+            name: ratios.tolist()
+            for name, ratios, found in zip(self.task.labels, members.T, self._found, strict=True)
+            if found > 0
+        }
+
     def expected_dice(self) -> dict[str, float]:
         """For each label that was found (by one member at least) the mean Dice between each member and their mean.
 

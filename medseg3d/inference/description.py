@@ -54,6 +54,7 @@ def describe_values(predictor: Predictor, prediction: Prediction) -> dict[str, A
         "expected_dice": _rounded(prediction.expected_dice),
         "raw_dice": _rounded(prediction.raw_dice),
         "label_dice": {name: _rounded(dice) for name, dice in prediction.label_dice.items()},
+        "volume_ratios": {n: [round(r, 6) for r in ratios] for n, ratios in prediction.volume_ratios.items()},
         "compared": prediction.compared,
         "calibrated_on_cases": None if line is None else line.cases,
     }

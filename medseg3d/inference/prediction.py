@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ class Prediction:
         mode: ``windows`` or ``whole``.
         windows, skipped: windows of the plan, and those of them that held nothing.
         memory: what was estimated before the work.
+        volume_ratios: with uncertainty, for each label that was found the volume of each member in that of their mean.
     """
 
     labels: Volume
@@ -53,6 +54,7 @@ class Prediction:
     windows: int
     skipped: int
     memory: MemoryEstimate
+    volume_ratios: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass

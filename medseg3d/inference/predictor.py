@@ -240,6 +240,7 @@ class Predictor:
             windows=setting.plan.count,
             skipped=len(empty.corners),
             memory=setting.memory,
+            volume_ratios=compared.volume_ratios(),
         )
 
     def expected_dice(self, raw_dice: float | None, *, compared: bool) -> float | None:
