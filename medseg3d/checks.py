@@ -83,6 +83,12 @@ def some_names(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more or "nothing"
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory is used up; torch has several ways to say so."""
+    said = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return said or "can't allocate memory" in str(error)
+
+
 class MedSegError(Exception):
     """Base of the errors that a user can mend; ``exit_code`` is what the command line returns."""
 

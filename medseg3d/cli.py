@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d.arguments import build_parser, train_settings
-from medseg3d.checks import ConfigError, InputError, MedSegError
+from medseg3d.checks import ConfigError, InputError, MedSegError, out_of_memory
 from medseg3d.termination import terminable
 
 OK, UNEXPECTED, SOME_FAILED, ALL_FAILED, INTERRUPTED = 0, 1, 3, 4, 130
@@ -156,7 +156,9 @@ def _train_folds(options: argparse.Namespace) -> int:
     for label, chosen in found.rules.items():
         print(f"cleaning of {label}: {chosen.rule}" + (f" (Dice {chosen.before:.4f} before)" if chosen.rule else ""))
     print(f"scores:        {found.folder / 'summary.json'}, per_case.csv, cross_validation.json")
-    report = write_report(found.folder, found.folder / "report.html", data=found.data, prediction=found.predictions)
+    task = options.task or found.folder / "task.yaml"  # where none is given it was planned, and is kept there
+    given = {"data": found.data, "prediction": found.predictions, "task": task}
+    report = write_report(found.folder, found.folder / "report.html", **given)
     print(f"report:        {report}  (open it in a browser)")
     models = " ".join(f"--model {run}" for run in found.runs)
     print(f"next, new scans by all folds together: medseg3d predict {models} -i FOLDER -o FOLDER")
@@ -429,6 +431,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             raise
+        if out_of_memory(error):
+            print(
+                f"medseg3d: error: not enough memory ({str(error).splitlines()[0] if str(error) else 'no more to be had'}); "
+                "close other programs; train with a smaller batch_size or patch_size, accumulate=2 or checkpointing=true, "
+                "predict with --max-ram",
+                file=sys.stderr,
+            )
+            return UNEXPECTED
         print(
             f"medseg3d: unexpected error: {type(error).__name__}: {error}\nthis is a fault of medseg3d or its set-up; "
             "the same command with --debug shows where",

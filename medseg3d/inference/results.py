@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from medseg3d.checks import Finding, InputError, MedSegError, some_names
+from medseg3d.checks import Finding, InputError, MedSegError, out_of_memory, some_names
 from medseg3d.inference.dicom_outputs import DICOM_KINDS
 from medseg3d.io.atomic import atomic_write
 from medseg3d.io.dataset import Case
@@ -85,7 +84,7 @@ def finding_of(case: Case, error: Exception) -> Finding:
     scan = str(case.images[0].path)
     if isinstance(error, InputError):
         return error.finding if error.finding.file else replace(error.finding, file=scan)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if out_of_memory(error):
         reason = f"not enough memory ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         return Finding("E-MEMORY", "error", scan, reason, "close other programs, or give a smaller budget (max_ram)")
     code = "E-CASE" if isinstance(error, MedSegError) else "E-UNEXPECTED"
