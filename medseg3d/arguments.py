@@ -200,11 +200,15 @@ def _published(sub: argparse.ArgumentParser) -> None:
 
 def _predict(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
-    add(
+    models = sub.add_mutually_exclusive_group(required=True)
+    models.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="a MONAI bundle of someone else, whose config is code; needs --trust"
+    )
+    add("--trust", action="store_true", help="run the code of --bundle, which may do what any program may")
+    models.add_argument(
         "--model",
         type=Path,
         action="append",
-        required=True,
         metavar="RUN",
         help="run directory of a training, or published weights with --task; given several times, an ensemble",
     )
@@ -299,6 +303,13 @@ def _predict(sub: argparse.ArgumentParser) -> None:
     add("--max-ram", type=float, metavar="GB", help="keep the process below this, or refuse and say what would fit")
     add("--max-vram", type=float, metavar="GB", help="the same for the GPU's memory")
     _json(sub)
+
+
+def given_options(verb: str, options: argparse.Namespace) -> set[str]:
+    """Names of the options of a verb that are not at their defaults."""
+    sub = argparse.ArgumentParser(add_help=False)
+    OPTIONS[verb](sub)
+    return {name for name, value in vars(options).items() if value != sub.get_default(name)}
 
 
 def _verify(sub: argparse.ArgumentParser) -> None:

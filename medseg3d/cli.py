@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg3d.arguments import build_parser, train_settings
+from medseg3d.arguments import build_parser, given_options, train_settings
 from medseg3d.checks import ConfigError, InputError, MedSegError, out_of_memory
 from medseg3d.termination import terminable
 
@@ -167,6 +167,10 @@ def _train_folds(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> int:
     """Segment every case of a folder; labels lie on each scan's own grid."""
+    if options.bundle is not None:
+        return _predict_bundle(options)
+    if options.trust:
+        raise ConfigError("--trust belongs to --bundle; the models of medseg3d hold no code")
     from medseg3d.inference.folder import predict_folder
     from medseg3d.published import model_directories
     from medseg3d.report import draw
@@ -211,6 +215,30 @@ def predict(options: argparse.Namespace) -> int:
             print(worst)
         for line in result.failures():
             print(f"failed: {line}", file=sys.stderr)
+    if not failed:
+        return OK
+    return SOME_FAILED if good else ALL_FAILED
+
+
+def _predict_bundle(options: argparse.Namespace) -> int:
+    """The same with a MONAI bundle of someone else."""
+    from medseg3d.foreign_bundle import predict_bundle
+
+    allowed = {"bundle", "trust", "input", "output", "device", "overwrite", "json", "ml", "quiet", "debug", "run"}
+    if given := sorted(given_options("predict", options) - allowed):
+        raise ConfigError(
+            f"--{given[0].replace('_', '-')} is for the models of medseg3d, not for a bundle of someone else"
+        )
+    places = (options.bundle, options.input, options.output)
+    result = predict_bundle(*places, trust=options.trust, device=options.device, overwrite=options.overwrite)
+    failed = {name: str(why) for name, why in result.failed.items()}
+    good = len(result.done) + len(result.skipped)
+    if options.json:
+        print(json.dumps({"done": result.done, "skipped": result.skipped, "failed": failed}, indent=2))
+    else:
+        print(f"{good} of {good + len(failed)} cases are segmented in {options.output}")
+        for name, why in failed.items():
+            print(f"failed: {name}: {why}", file=sys.stderr)
     if not failed:
         return OK
     return SOME_FAILED if good else ALL_FAILED

@@ -21,7 +21,7 @@ LAYERS = (
     {"pairs", "inspection", "statistics", "nnunet"},
     {"inference", "evaluation", "comparison", "longitudinal"},
     {"bundle"},
-    {"monai_adapters", "monai_metrics", "training", "planning"},
+    {"monai_adapters", "monai_metrics", "foreign_bundle", "training", "planning"},
     {"published", "export"},
     {"zoo"},
     {"report"},

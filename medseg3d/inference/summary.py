@@ -16,7 +16,6 @@ from medseg3d.inference.extras import STATISTICS
 from medseg3d.inference.provenance import finding_without_paths, versions
 from medseg3d.inference.sidecar import DONE, FAILED, read_sidecar
 from medseg3d.io.atomic import atomic_write
-from medseg3d.statistics import write_statistics
 from medseg3d.task import Task
 
 SUMMARY_FILE = "predictions.json"
@@ -68,6 +67,8 @@ def write_summary(
         atomic_write(output / SUMMARY_FILE, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
         measured = [{"case": n, **row} for n, s in sorted(sidecars.items()) for row in s.get(STATISTICS, ())]
         if measured:
+            from medseg3d.statistics import write_statistics  # which takes scipy along
+
             write_statistics(measured, output / STATISTICS_FILE)
         rows = {n: s["classes"] for n, s in sorted(sidecars.items()) if isinstance(s.get("classes"), Mapping)}
         if rows:
