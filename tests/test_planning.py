@@ -282,3 +282,8 @@ def test_limits_name_what_binds() -> None:
     voxels, why = Limits(budget_s=100.0, voxel_s=1e-6).batch_voxels(network, task)
     assert voxels == pytest.approx(90_000)
     assert "time" in why
+
+
+def test_no_side_of_a_patch_is_below_what_the_deepest_stage_needs() -> None:
+    assert chosen(fingerprint((100, 100, 9), (1, 1, 1))).task.patch_size == (112, 112, 32)
+    assert chosen(fingerprint((20, 40), (1, 1), channel="image")).task.patch_size == (32, 64)

@@ -236,10 +236,10 @@ def choose_patch(sizes: Any, most: float, limit: str) -> tuple[tuple[int, ...], 
     uneven = (nearly_all > 1.5 * median).any()
     wanted = median if uneven else nearly_all
     multiple = MULTIPLE[len(median)]
-    patch = [max(math.ceil(n / multiple - 1e-6) * multiple, multiple) for n in wanted]
+    patch = [max(math.ceil(n / multiple - 1e-6) * multiple, LEAST) for n in wanted]
     whole = math.prod(patch) <= most
     while math.prod(patch) > most:
-        shrinkable = [a for a, n in enumerate(patch) if n > min(LEAST, math.ceil(wanted[a] / multiple) * multiple)]
+        shrinkable = [a for a, n in enumerate(patch) if n > LEAST]
         if not shrinkable:
             break
         axis = max(shrinkable, key=lambda a: ((patch[a] - multiple) / wanted[a], patch[a]))
