@@ -17,6 +17,7 @@ from medseg3d.io import find_cases
 from medseg3d.planning import plan
 from medseg3d.planning.declared import declared_task
 from medseg3d.planning.fingerprint import measure
+from medseg3d.planning.for_run import task_of_folds
 from medseg3d.training.run import train
 from medseg3d.volume import Volume
 from tests.shared import real_data
@@ -228,3 +229,12 @@ def test_the_nuclei_plan_is_near_the_task_that_was_written_by_hand() -> None:
     task = plan(real_data("dsb2018_nuclei_2d")).task
     assert (task.spacing_mm, task.intensity, task.mirror_axes) == (None, "zscore", (0, 1))
     assert all(256 <= n <= 320 for n in task.patch_size)
+
+
+def test_all_folds_share_the_task_that_was_planned_first(tmp_path: Path) -> None:
+    data, folder = write_balls(tmp_path / "balls", 3), tmp_path / "cv"
+    first = task_of_folds(None, data, folder)
+    kept = folder / "task.yaml"
+    kept.write_text(kept.read_text(encoding="utf-8").replace("batch_size: 8", "batch_size: 4"), encoding="utf-8")
+    assert (first.train["batch_size"], task_of_folds(None, data, folder).train["batch_size"]) == (8, 4)
+    assert task_of_folds("brats", None, folder).name == "brats"
