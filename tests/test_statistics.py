@@ -112,7 +112,7 @@ def test_a_folder_becomes_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["case"], row["label"], row["voxels"]) for row in rows] == [("a", "box", "120"), ("b", "box", "120")]
-    assert float(rows[0]["channel_0_mean"]) == 59.5
+    assert (rows[0]["volume_ml"], rows[0]["channel_0_mean"]) == ("1.2", "59.5")
     assert main(["statistics", str(labels / "a.nii.gz"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [(row["label"], row["voxels"]) for row in told["rows"]] == [("1", 96), ("2", 24)]
