@@ -17,7 +17,9 @@ from medseg3d.inference.extras import kept_labels, only
 from medseg3d.inference.folder import predict_folder
 from medseg3d.inference.sidecar import read_sidecar
 from medseg3d.inference.verify import verify
+from medseg3d.io.colours import label_colour
 from medseg3d.io.images import read_volume
+from medseg3d.report import draw
 from medseg3d.task import Task
 from medseg3d.volume import Volume
 from tests.test_ensembles import MIRRORED, save_noise
@@ -127,3 +129,12 @@ def test_a_full_disk_costs_the_case(run: Path, tmp_path: Path) -> None:
     result = predict_folder(run, tmp_path / "in", tmp_path / "out", draw=fail_on_the_first)
     assert result.done == ["q"]
     assert set(result.failed) == {"p"}
+
+
+def test_the_picture_shows_the_contours_in_the_colours_of_the_labels(tmp_path: Path) -> None:
+    labels = np.zeros((1, 20, 20, 20), np.uint8)
+    labels[0, 5:15, 5:15, 5:15] = 1
+    draw(Volume(np.zeros((1, 20, 20, 20), np.float32), np.eye(4)), Volume(labels, np.eye(4)), tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(10**6) or ()}
+    assert label_colour(1) in colours

@@ -17,6 +17,7 @@ from PIL import Image
 
 from medseg3d.checks import ConfigError, InputError
 from medseg3d.io import write_volume
+from medseg3d.io.colours import label_colour
 from medseg3d.report import case as case_module
 from medseg3d.report import preview, view, write_report
 from medseg3d.report.quick_look import is_label_map
@@ -225,7 +226,7 @@ def test_a_preview_has_numbers_and_three_planes(tmp_path):
         width, height = picture.size
         pixels = np.asarray(picture)
     assert width == pytest.approx(3 * height + 12, abs=3)  # three squares of 20 mm
-    marked = np.argwhere((pixels == (0xE6, 0x9F, 0x00)).all(-1))
+    marked = np.argwhere((pixels == label_colour(7)).all(-1))
     axial = marked[marked[:, 1] < height]
     rows, columns = (axial.min(0) + axial.max(0) + 1) / 2 / height
     assert rows == pytest.approx(1 - 4.5 / 20, abs=0.01)  # y from 3 to 6 of 20, anterior at the top

@@ -12,10 +12,11 @@ import pytest
 
 from medseg3d.checks import ConfigError, InputError
 from medseg3d.cli import main
-from medseg3d.io.images import write_volume
+from medseg3d.io.images import read_volume, write_volume
 from medseg3d.statistics import label_statistics, statistics
 from medseg3d.task import Task
 from medseg3d.volume import Volume
+from tests.shared import real_data
 
 AFFINE = np.diag([2.0, 1.0, 5.0, 1.0])
 TASK = Task("organs", {"ct": []}, {"both": [1, 2], "small": [2], "none": [3]}, (8, 8, 8))
@@ -87,6 +88,17 @@ def test_a_picture_has_an_area() -> None:
             "across_mm": row["across_mm"],
         }
     )
+
+
+def test_a_tumour_that_pyradiomics_measured_too() -> None:
+    """``brain1`` of its test data and its table ``baseline_shape.csv``; its surface is cut into other triangles."""
+    folder = real_data("pyradiomics_nrrd")
+    labels = read_volume(folder / "brain1_label.nrrd", labels=True)
+    (row,) = label_statistics(labels, {"tumour": [1]})
+    assert row["voxels"] == 4137
+    assert row["volume_ml"] == pytest.approx(16.41265869140625)
+    assert row["surface_area_mm2"] == pytest.approx(6438.8216, rel=0.002)
+    assert row["sphericity"] == pytest.approx(0.48506174, rel=0.002)
 
 
 def test_a_scan_on_another_grid_is_refused() -> None:
