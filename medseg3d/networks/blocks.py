@@ -8,6 +8,8 @@ Source: Xie et al., SegFormer, arXiv:2105.15203, sections 3.1 and 3.2; Perera et
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +62,24 @@ class PatchEmbedding(nn.Module):
         self.norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(channels_last(self.proj(x)))
+        return self.norm(channels_last(two_wide(self.proj, x)))
+
+
+def two_wide(conv: Any, x: Tensor, padding: Sequence[int] | None = None) -> Tensor:
+    """What ``conv(x)`` gives, never computed as a single output along the last axis in bfloat16 on the processor.
+
+    There oneDNN reads memory that nothing was written to, and gives anything from noise to NaN (torch 2.13, processors
+    with AMX; tests/test_networks.py). Zeros behind the image, which the convolution sees there anyway, make it two.
+
+    Args:
+        padding: instead of the convolution's own.
+    """
+    padding = conv.padding if padding is None else padding
+    convolve = F.conv3d if x.ndim == 5 else F.conv2d
+    half = x.device.type == "cpu" and (x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"))
+    if half and x.shape[-1] + 2 * padding[-1] - conv.kernel_size[-1] < conv.stride[-1]:
+        return convolve(F.pad(x, (0, conv.stride[-1])), conv.weight, conv.bias, conv.stride, padding)[..., :1]
+    return convolve(x, conv.weight, conv.bias, conv.stride, padding)
 
 
 class EfficientAttention(nn.Module):

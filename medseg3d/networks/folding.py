@@ -18,7 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medseg3d.networks.blocks import Block, EfficientAttention, MixFFN, PatchEmbedding, channels_first, channels_last
+from medseg3d.networks.blocks import (
+    Block,
+    EfficientAttention,
+    MixFFN,
+    PatchEmbedding,
+    channels_first,
+    channels_last,
+    two_wide,
+)
 from medseg3d.networks.segformer import Decoder, SegFormer, interpolate_axis, interpolation_matrix
 
 SLAB_BYTES = 2**22
@@ -64,7 +72,6 @@ class FoldedEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         conv: Any = self.proj
         (stride, *_), (half, *others) = conv.stride, conv.padding
-        convolve = F.conv3d if x.ndim == 5 else F.conv2d
         depth = x.shape[2]
         total = (depth - 1) // stride + 1
         row_bytes = x[:, :, 0].numel() * conv.weight.element_size()
@@ -76,7 +83,7 @@ class FoldedEmbedding(nn.Module):
             beyond = (max(-first, 0), max(last - depth, 0))
             if any(beyond):
                 slab = F.pad(slab, [*[0] * 2 * len(others), *beyond])
-            slab = convolve(slab, conv.weight, conv.bias, conv.stride, (0, *others))
+            slab = two_wide(conv, slab, (0, *others))
             slabs.append(self.norm(channels_last(slab)))
         return slabs[0] if len(slabs) == 1 else torch.cat(slabs, dim=1)
 
