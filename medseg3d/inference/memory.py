@@ -14,7 +14,6 @@ from torch import nn
 from medseg3d.checks import InputError
 from medseg3d.inference.cells import BLOCK_VOXELS
 from medseg3d.inference.decode import SLAB_BYTES
-from medseg3d.inference.stem import shares_stem, stem_bytes
 from medseg3d.inference.windows import WindowPlan, rows_at_once
 from medseg3d.networks.folding import SLAB_BYTES as SLAB
 from medseg3d.preprocessing import NetworkGrid
@@ -103,8 +102,6 @@ def estimate(
     # The band, one of its channels while it moves on, and the rows that are handed on.
     band = 4 * row * ((passes * outputs + 2) * plan.depth + 2 * passes * outputs * rows)
     network_bytes = at_once * activation_bytes(network, plan.roi, channels, element_bytes)
-    if not on_gpu and shares_stem(network, plan, 1, torch.device("cpu")):
-        band += stem_bytes(network, plan, element_bytes, channels)
     # Slabs are copied in another order; of mixed cells, a block at a time, all corners' logits are gathered twice.
     held = 4 * outputs * row * (rows + 1)
     mixed = 2 * 4 * 8 * outputs * min(BLOCK_VOXELS // (2 * plan.stride ** len(plan.shape)), row * rows)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from medseg3d.checks import ConfigError
 from medseg3d.inference.computing import Computing, computed
-from medseg3d.inference.stem import Stem, shares_stem
 from medseg3d.preprocessing import Preprocessing
 
 SIZE_MULTIPLE = {2: 32, 3: 16}
@@ -190,11 +189,7 @@ def blended_rows(
     inside = tuple(slice(n) for a, n in enumerate(plan.coarse_shape) if a != plan.axis)
     band: Tensor | None = None
     wanted = (c for start in along for c in plan.corners(start) if c not in empty.corners)
-    if shares_stem(computing.networks[0], plan, computing.members, device):
-        stem = Stem(computing, plan, image)
-        results = computed(stem.computing, ((c, stem.window(c)) for c in wanted))
-    else:
-        results = computed(computing, ((c, partial(_window, image, c, plan.roi)) for c in wanted))
+    results = computed(computing, ((c, partial(_window, image, c, plan.roi)) for c in wanted))
     result = next(results, None)
     end = plan.coarse_shape[plan.axis]
     for start, following in itertools.pairwise([*along, end * stride]):

@@ -37,10 +37,7 @@ class Stage(nn.Module):
         self.norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.refined(self.embed(x))
-
-    def refined(self, tokens: Tensor) -> Tensor:
-        """What follows the patch embedding: ``(B, *s, C)`` to ``(B, C, *s)``."""
+        tokens = self.embed(x)
         for block in self.blocks:
             tokens = block(tokens)
         return channels_first(self.norm(tokens))
@@ -167,15 +164,9 @@ class MixTransformer(nn.Module):
         return F.pad(x, [n for e in reversed(extra) for n in (0, e)])
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        first: Any = self.stages[0]
-        return self.pyramid(first.embed(self.padded(x)))
-
-    def pyramid(self, tokens: Tensor) -> dict[str, Tensor]:
-        """P1 to P4 from the tokens ``(B, *s / 4, widths[0])`` of the first patch embedding."""
-        first, *others = self.stages
-        x = first.refined(tokens)  # type: ignore[operator]
-        pyramid = {"P1": x}
-        for i, stage in enumerate(others, start=2):
+        x = self.padded(x)
+        pyramid = {}
+        for i, stage in enumerate(self.stages, start=1):
             x = stage(x)
             pyramid[f"P{i}"] = x
         return pyramid
