@@ -92,11 +92,13 @@ def test_other_networks_are_copied_as_they_are() -> None:
 
 @pytest.mark.parametrize("size", [1.0, 300.0])
 @pytest.mark.parametrize("rows", [2**21, 2**12])
+@pytest.mark.parametrize("tiles", [False, True])
 def test_attention_in_bf16_is_torchs_whatever_the_size_of_its_scores(
-    size: float, rows: int, monkeypatch: pytest.MonkeyPatch
+    size: float, rows: int, tiles: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scores of several hundred overflow exp: there the kernel that seeks the largest takes over."""
     monkeypatch.setattr(module, "SLAB_BYTES", rows)
+    monkeypatch.setattr(module, "MATRIX_TILES", tiles)
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 3, n, 16, generator=generator) for n in (600, 40, 40))
     query = query * size
@@ -107,7 +109,8 @@ def test_attention_in_bf16_is_torchs_whatever_the_size_of_its_scores(
     assert (got - expected).norm() / expected.norm() < (0.01 if size == 1 else 0.2)
 
 
-def test_a_common_part_of_all_keys_does_not_count() -> None:
+def test_a_common_part_of_all_keys_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MATRIX_TILES", False)
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, 1, n, 8, generator=generator) for n in (800, 30, 30))
     far = attend(query.bfloat16(), (key + 16).bfloat16(), value.bfloat16(), 0.3).float()
