@@ -271,13 +271,15 @@ def test_pt2_runs_at_other_sizes_without_medseg3d(run, tmp_path) -> None:
 import sys, torch
 extra = {{"metadata.json": ""}}
 program = torch.export.load({str(path)!r}, extra_files=extra).module()
-torch.save(program(torch.load({str(tmp_path / "image.pt")!r})), {str(tmp_path / "logits.pt")!r})
+torch.save(program(torch.load({str(tmp_path / "image.pt")!r}, weights_only=True)), {str(tmp_path / "logits.pt")!r})
 assert not any(name.startswith("medseg3d") for name in sys.modules)
 assert '"shell"' in extra["metadata.json"]
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     with torch.no_grad():
-        assert relative_error(torch.load(tmp_path / "logits.pt"), load_model(run).network(image)) < 1e-4
+        assert (
+            relative_error(torch.load(tmp_path / "logits.pt", weights_only=True), load_model(run).network(image)) < 1e-4
+        )
 
 
 def test_a_bundle_is_written_without_monais_noise(run, tmp_path, capfd) -> None:

@@ -48,7 +48,9 @@ def published_logits(weights: Path, ras: np.ndarray) -> torch.Tensor:
     """Their steps on a RAS array: slices scaled, axes z, y, x, network, upsampling; back in x, y, z."""
     low, high = (f(ras, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
     image = torch.from_numpy((ras - low) / (high - low)).permute(0, 3, 2, 1)[None].contiguous()
-    network = from_segformer3d(torch.load(weights), heads=(1, 2, 5, 8), attention_scale="sqrt_num_heads").eval()
+    network = from_segformer3d(
+        torch.load(weights, weights_only=True), heads=(1, 2, 5, 8), attention_scale="sqrt_num_heads"
+    ).eval()
     with torch.no_grad():
         return network(image)[0].permute(0, 3, 2, 1)
 

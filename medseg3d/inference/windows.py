@@ -147,7 +147,7 @@ class EmptyWindows:
 
         Args:
             plan: the windows.
-            image: ``(C, *plan.shape)`` float32, before it is cast to anything coarser.
+            image: ``(C, *plan.shape)``, of the type that the network takes; the background is rounded to it, too.
             background: what air (or the surroundings of a stripped head) is after preprocessing, for each channel.
             logits: of nothing.
         """
