@@ -251,7 +251,7 @@ def speed_and_pipeline(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    from medseg3d.arguments import setting
+    from medseg3d.cli.values import setting
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import subprocess
@@ -13,8 +14,11 @@ import numpy as np
 import pytest
 
 from medseg3d import __version__, sample_data_folder
-from medseg3d.arguments import seconds, setting
-from medseg3d.cli import main
+from medseg3d.cli import VERBS, build_parser, main
+from medseg3d.cli.prediction import library_options
+from medseg3d.cli.values import seconds, setting
+from medseg3d.inference.folder import predict_folder
+from medseg3d.inference.predictor import Predictor
 from tests.shared import ROOT
 
 
@@ -224,3 +228,15 @@ def test_version_and_help(command) -> None:
     for verb in ("tasks", "download", "train", "predict", "verify", "evaluate", "compare", "report", "preview"):
         assert verb in out("--help")
         assert "exit codes" in out(verb, "--help")
+
+
+def test_every_option_of_predict_has_a_taker() -> None:
+    """What the verb does not use itself is handed on by name: to the folder, or through it to the predictor."""
+    words = ["predict", "--model", "runs/any", "-i", "in", "-o", "out"]
+    given = library_options(build_parser(VERBS).parse_args(words))
+    takers = (predict_folder, Predictor.__init__)
+    known = {name: value.default for taker in takers for name, value in inspect.signature(taker).parameters.items()}
+    assert set(given) <= set(known)
+    # None leaves it to the model; any other value is the library's own default
+    same = {name for name, value in given.items() if value is not None and not isinstance(value, list)}
+    assert {name: given[name] for name in same} == {name: known[name] for name in same}

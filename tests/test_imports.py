@@ -25,7 +25,6 @@ LAYERS = (
     {"published", "export"},
     {"zoo"},
     {"report"},
-    {"arguments"},
     {"cli"},
     {"__main__"},
 )
@@ -44,7 +43,7 @@ WITHOUT_MONAI = {
     "evaluation",
     "cli",
 }
-WITHOUT_TORCH = {"checks", "volume", "task", "io", "metrics", "report", "arguments", "cli"}
+WITHOUT_TORCH = {"checks", "volume", "task", "io", "metrics", "report", "cli"}
 
 
 def part(path: Path) -> str:
