@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg3d.checks import ConfigError, InputError
+from medseg3d.intensity import STATISTICS, full_scale, normalise
 from medseg3d.interpolation import SNAP, interpolate, largest_mask, positions
 from medseg3d.task import INTENSITIES, Task
 from medseg3d.volume import AxisMap, Grid, Volume
-
-STATISTICS = ("low", "high", "mean", "std")
-VOXELS_PER_CASE = 100_000
-"""How many labelled voxels of each case enter the statistics of ``ct``."""
-FULL_SCALES = (1.0, 255.0, 65535.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,25 +177,24 @@ class Preprocessing:
         sizes = volume.data[0][tuple(box)].shape
         coordinates = [n - 1 - c if s.step < 0 else c for c, s, n in zip(coordinates, turn, sizes, strict=True)]
         out = torch.empty((volume.channels, *grid.shape), dtype=dtype)
-        if self.intensity == "ct" and self.statistics is not None and len(self.statistics) != volume.channels:
+        statistics = self.statistics if self.intensity == "ct" else None
+        if statistics is not None and len(statistics) != volume.channels:
             raise InputError(
                 "E-CHANNEL-COUNT",
-                f"{volume.channels} channels, and the statistics of the model are those of {len(self.statistics)}",
+                f"{volume.channels} channels, and the statistics of the model are those of {len(statistics)}",
                 fix="give the channels that the model was trained with",
             )
-        scale = _full_scale(volume.data) if self.intensity == "range" else 1.0
+        scale = full_scale(volume.data) if self.intensity == "range" else 1.0
         for channel in range(volume.channels):
             data = _float_copy(volume.data[channel][tuple(box)][turn])
             _refuse_non_finite(data, channel)
-            if self.intensity == "zscore":
-                _zscore(data)
-            elif self.intensity == "ct" and self.statistics is not None:
-                values = self.statistics[channel]
-                data.clamp_(values["low"], values["high"]).sub_(values["mean"]).div_(values["std"] or 1.0)
-            elif self.intensity == "range":
-                data.div_(scale)
-            else:
-                _minmax_slices(data, grid.axis_map.axes[2] if self.spatial_dims == 3 else None)
+            normalise(
+                data,
+                self.intensity,
+                statistics=None if statistics is None else statistics[channel],
+                scale=scale,
+                slice_axis=grid.axis_map.axes[2] if self.spatial_dims == 3 else None,
+            )
             sampled = interpolate(data[None], coordinates)[0]
             _store(out[channel], sampled.to(dtype).permute(grid.axis_map.axes))
         return out
@@ -224,38 +219,6 @@ class Preprocessing:
         else:
             sampled = largest_mask(data, coordinates)
         return np.ascontiguousarray(sampled.transpose(grid.axis_map.axes))[None]
-
-
-def ct_statistics(cases: Iterable[tuple[Volume, Volume]]) -> tuple[dict[str, float], ...]:
-    """What ``ct`` clips and scales by: percentiles, mean and deviation of the labelled voxels of a training set.
-
-    Args:
-        cases: ``(image, label)`` volumes on one grid each; of each, evenly spread, at most ``VOXELS_PER_CASE`` voxels.
-
-    Returns:
-        For each channel ``low`` and ``high`` (percentiles 0.5 and 99.5), ``mean`` and ``std``. Source: nnU-Net, Isensee
-        et al., doi:10.1038/s41592-020-01008-z.
-
-    Raises:
-        ConfigError: where no voxel is labelled.
-    """
-    samples = []
-    for image, label in cases:
-        labelled = np.flatnonzero(label.data[0])
-        labelled = labelled[:: max(1, math.ceil(len(labelled) / VOXELS_PER_CASE))]
-        index = np.unravel_index(labelled, image.shape)
-        samples.append(np.stack([channel[index] for channel in image.data]).astype(np.float32))
-    values = np.concatenate(samples, axis=1) if samples else np.zeros((0, 0), np.float32)
-    if not values.shape[1]:
-        raise ConfigError(
-            "no voxel of the training set is labelled, and 'ct' needs their intensities; check the labels"
-        )
-    statistics = []
-    for channel in values.astype(np.float64):
-        low, high = np.percentile(channel, (0.5, 99.5))
-        numbers = (low, high, channel.mean(), channel.std())
-        statistics.append({k: float(v) for k, v in zip(STATISTICS, numbers, strict=True)})
-    return tuple(statistics)
 
 
 def _content(data: NDArray[Any]) -> list[tuple[int, int]]:
@@ -296,31 +259,3 @@ def _refuse_non_finite(data: Tensor, channel: int) -> None:
             f"{count} voxels of channel {channel} are NaN or infinite; every voxel must be a number",
             fix="replace them, for example with 0",
         )
-
-
-def _zscore(data: Tensor) -> None:
-    """Mean 0 and deviation 1 over the non-zero part, in place; zeros stay zeros, a constant becomes 0."""
-    count = int(torch.count_nonzero(data))
-    if not count:
-        return
-    mean = float(data.sum(dtype=torch.float64)) / count
-    zero = data == 0
-    data.sub_(mean).masked_fill_(zero, 0)
-    deviation = float(torch.linalg.vector_norm(data, dtype=torch.float64)) / count**0.5
-    # A constant leaves rounding errors of the mean behind, which must not be blown up to 1.
-    data.mul_(1 / deviation if deviation > 1e-6 * abs(mean) else 0.0)
-
-
-def _minmax_slices(data: Tensor, axis: int | None) -> None:
-    """Each slice along ``axis`` (all of it, for None) to 0..1 in place; a constant slice becomes 0."""
-    others = [a for a in range(data.ndim) if a != axis]
-    low = data.amin(others, keepdim=True)
-    high = data.amax(others, keepdim=True)
-    data.sub_(low).div_(torch.where(high > low, high - low, 1.0))
-
-
-def _full_scale(data: NDArray[Any]) -> float:
-    if data.dtype.kind in "iu":
-        return float(np.iinfo(data.dtype).max)
-    largest = float(data.max())
-    return next((s for s in FULL_SCALES if largest <= s), largest)

@@ -17,7 +17,7 @@ from medseg3d.checks import ConfigError, InputError, collected
 from medseg3d.cli import main
 from medseg3d.inference.folder import predict_folder
 from medseg3d.inference.verify import verify
-from medseg3d.io.cases import find_cases, read_image
+from medseg3d.io import find_cases, read_image
 from medseg3d.io.dicom import find_series, read_series
 from medseg3d.io.dicom_cases import find_dicom_cases, reference_series
 from medseg3d.io.dicom_rules import has_contrast

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medseg3d.checks import InputError
-from medseg3d.io.cases import find_cases, read_image
+from medseg3d.io import find_cases, read_image
 from medseg3d.io.dicom import find_series, read_dicom, read_series
 from medseg3d.io.dicom_cases import find_dicom_cases, reference_series
 from medseg3d.io.images import read_volume

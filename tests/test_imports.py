@@ -17,7 +17,7 @@ LAYERS = (
     {"checks", "termination", "doctor"},
     {"volume", "task", "interpolation"},
     {"io", "metrics", "networks"},
-    {"preprocessing", "postprocessing", "augmentation", "download", "weights"},
+    {"intensity", "preprocessing", "postprocessing", "augmentation", "download", "weights"},
     {"pairs", "inspection", "statistics", "nnunet"},
     {"inference", "evaluation", "comparison", "longitudinal"},
     {"bundle"},

@@ -13,7 +13,8 @@ import torch
 from scipy import ndimage
 
 from medseg3d.checks import ConfigError, InputError
-from medseg3d.preprocessing import Preprocessing, ct_statistics, interpolate
+from medseg3d.intensity import ct_statistics
+from medseg3d.preprocessing import Preprocessing, interpolate
 from medseg3d.task import Task
 from medseg3d.volume import Volume
 

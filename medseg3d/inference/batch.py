@@ -34,7 +34,8 @@ from medseg3d.inference.sidecar import (
     sidecar_path,
     write_sidecar,
 )
-from medseg3d.io.cases import Case, read_image
+from medseg3d.io.case_reading import read_image
+from medseg3d.io.cases import Case
 from medseg3d.io.images import read_volume, write_volume
 from medseg3d.io.scratch import scratch_array
 from medseg3d.task import Task

@@ -15,7 +15,8 @@ from medseg3d.inference.extras import ROI_SUBSET, kept_labels, only
 from medseg3d.inference.predictor import Predictor
 from medseg3d.inference.provenance import Model, models_of, versions
 from medseg3d.inference.sidecar import DONE, damage, read_sidecar, sidecar_path
-from medseg3d.io.cases import Case, ChannelFile, read_image
+from medseg3d.io.case_reading import read_image
+from medseg3d.io.cases import Case, ChannelFile
 from medseg3d.io.digest import sha256_of_channel
 from medseg3d.io.images import read_volume
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from medseg3d.checks import Finding, InputError, collected, tell
-from medseg3d.io.cases import read_image, read_label, stack_channels
+from medseg3d.io.case_reading import read_image, read_label, stack_channels
 from medseg3d.io.dataset import Case, DataSet
 from medseg3d.io.images import read_volume
 from medseg3d.task import Task

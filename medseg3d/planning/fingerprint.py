@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medseg3d.checks import Finding, collected
 from medseg3d.inspection.case import Facts, in_threads, tell_if_constant, tell_if_empty
-from medseg3d.io.cases import read_image, read_label
+from medseg3d.io.case_reading import read_image, read_label
 from medseg3d.io.dataset import Case, DataSet
 from medseg3d.planning.thickness import thickness_mm
 from medseg3d.task import Task

@@ -18,7 +18,8 @@ from medseg3d.inference.confidence import LEAST_CASES, Calibration, fit_calibrat
 from medseg3d.inference.model import load_models, store_calibrations
 from medseg3d.inference.predictor import Predictor
 from medseg3d.inference.summary import SUMMARY_FILE
-from medseg3d.io.cases import Case, DataSet, read_image, read_label
+from medseg3d.io.case_reading import read_image, read_label
+from medseg3d.io.cases import Case, DataSet
 from medseg3d.training.dataset import dataset_from_dict, encode_labels
 from medseg3d.training.validation import dice_from_codes
 

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from medseg3d.checks import ConfigError, InputError
+from medseg3d.intensity import ct_statistics
 from medseg3d.io import Case, ChannelFile, DataSet, read_image, read_label
-from medseg3d.preprocessing import Preprocessing, ct_statistics
+from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task
 from medseg3d.training.cache import IGNORED, Cache, PreparedCase
 from medseg3d.volume import Volume
