@@ -57,6 +57,14 @@ def chart(figures: dict[str, float], *, what: str, title: str) -> str:
     return drawn[drawn.index("<svg") : drawn.index("</svg>") + 6]
 
 
+def class_chart(figures: dict[str, float]) -> str:
+    """Seconds over the number of classes, windows, as an ``svg`` element by itself."""
+    found = points(figures, r"growth_([\d]+)_classes_seconds")
+    rows = [{"classes": size, "windows": value} for size, value in found.items()]
+    drawn = line_chart(rows, ["windows"], x="classes", title="seconds by classes (windows)")
+    return drawn[drawn.index("<svg") : drawn.index("</svg>") + 6]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="what benchmarks.predict wrote with --json")
@@ -67,11 +75,11 @@ def main() -> None:
         print(f"  {key:50} {value:10.4g}")
     if options.svg is not None:
         titles = {"seconds": "seconds (blue: windows, orange: one pass)", "peak_gb": "peak memory, GB (the same)"}
-        charts = [chart(figures, what=what, title=title) for what, title in titles.items()]
+        charts = [chart(figures, what=what, title=title) for what, title in titles.items()] + [class_chart(figures)]
         placed = "".join(f'<g transform="translate({i * 450})">{c}</g>' for i, c in enumerate(charts))
         sized = placed.replace('<svg class="chart"', '<svg width="440" height="236"')
         options.svg.write_text(
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="900" height="236">{STYLE}{sized}</svg>\n'
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="1350" height="236">{STYLE}{sized}</svg>\n'
         )
 
 
