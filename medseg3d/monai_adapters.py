@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medseg3d.checks import ConfigError
 from medseg3d.inference.decode import full_logits, restore_labels
-from medseg3d.inference.predictor import autocast_type
+from medseg3d.inference.precision import autocast_type
 from medseg3d.inference.windows import sliding_logits
 from medseg3d.io import Case, ChannelFile, find_cases, read_image, write_volume
 from medseg3d.io.images import PICTURE_SUFFIXES

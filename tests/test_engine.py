@@ -29,8 +29,9 @@ from medseg3d.inference.decode import (
     paint_labels,
     source_slabs,
 )
-from medseg3d.inference.predictor import SURELY_NOT, Predictor
-from medseg3d.inference.windows import EmptyWindows, WindowPlan, background_of, blended_rows, gaussian_weights, joined
+from medseg3d.inference.empty_windows import SURELY_NOT, EmptyWindows, background_of
+from medseg3d.inference.predictor import Predictor
+from medseg3d.inference.windows import WindowPlan, blended_rows, gaussian_weights, joined
 from medseg3d.networks import SegFormer
 from medseg3d.preprocessing import NetworkGrid, Preprocessing
 from medseg3d.task import Task

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medseg3d.networks import SegFormer
+from medseg3d.networks import SegFormer, attention
 from medseg3d.networks import folding as module
-from medseg3d.networks.folding import FoldedAttention, attend, folded
+from medseg3d.networks.attention import attend
+from medseg3d.networks.folding import FoldedAttention, folded
 
 SMALL = {"widths": (8, 16, 24, 32), "depths": (2, 1, 1, 1), "heads": (1, 2, 3, 4), "decoder_width": 24}
 
@@ -97,8 +98,8 @@ def test_attention_in_bf16_is_torchs_whatever_the_size_of_its_scores(
     size: float, rows: int, tiles: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scores of several hundred overflow exp: there the kernel that seeks the largest takes over."""
-    monkeypatch.setattr(module, "SLAB_BYTES", rows)
-    monkeypatch.setattr(module, "MATRIX_TILES", tiles)
+    monkeypatch.setattr(attention, "SCORE_BYTES", rows)
+    monkeypatch.setattr(attention, "MATRIX_TILES", tiles)
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 3, n, 16, generator=generator) for n in (600, 40, 40))
     query = query * size
@@ -110,7 +111,7 @@ def test_attention_in_bf16_is_torchs_whatever_the_size_of_its_scores(
 
 
 def test_a_common_part_of_all_keys_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MATRIX_TILES", False)
+    monkeypatch.setattr(attention, "MATRIX_TILES", False)
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, 1, n, 8, generator=generator) for n in (800, 30, 30))
     far = attend(query.bfloat16(), (key + 16).bfloat16(), value.bfloat16(), 0.3).float()

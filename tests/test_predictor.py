@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medseg3d.checks import ConfigError, InputError, ModelError
-from medseg3d.inference.predictor import Predictor, autocast_type, computes_bf16
+from medseg3d.inference.precision import autocast_type, computes_bf16
+from medseg3d.inference.predictor import Predictor
 from medseg3d.networks import build_network
 from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task

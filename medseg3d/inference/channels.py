@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from medseg3d.checks import ConfigError
+from medseg3d.checks import ConfigError, InputError
 from medseg3d.preprocessing import NetworkGrid, Preprocessing
 from medseg3d.task import Task
 from medseg3d.volume import Volume
@@ -53,6 +53,22 @@ class GivenChannels:
     def without_missing(self, task: Task) -> Task:
         """A task with the channels alone that scans have."""
         return replace(task, channels={k: v for k, v in task.channels.items() if k not in self.missing})
+
+    def plan(self, volume: Volume) -> NetworkGrid:
+        """The network's grid of a volume with the given channels.
+
+        Raises:
+            InputError: for another number of channels or axes.
+        """
+        wanted = self.task
+        if volume.channels != wanted.in_channels:
+            raise InputError(
+                "E-CHANNEL-COUNT",
+                f"{volume.channels} channels, and task {wanted.name!r} needs {wanted.in_channels} "
+                f"({', '.join(wanted.channels)})",
+                fix="give the channels that the model was trained with, in this order",
+            )
+        return self.preprocessing.plan(volume)
 
     def tensor(self, volume: Volume, grid: NetworkGrid, dtype: torch.dtype = torch.float32) -> Tensor:
         """The network's image ``(C, *grid.shape)`` of a volume with the given channels."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task
 from medseg3d.weights import read_weights
 
+logger = logging.getLogger(__name__)
 METADATA = Path("configs", "metadata.json")
 WEIGHTS = (Path("models", "model.safetensors"), Path("models", "model.pt"), Path("model.safetensors"))
 """Where the weights may lie, in order of preference."""
@@ -177,6 +179,20 @@ def calibrations_of(models: Sequence[TrainedModel]) -> tuple[Calibration, ...]:
     hashes = sorted(m.weights_sha256 for m in models)
     known = dict.fromkeys(c for m in models for c in m.calibrations)
     return tuple(c for c in known if sorted(c.weights_sha256) == hashes)
+
+
+def options_of_models(models: Sequence[TrainedModel], given: Mapping[str, Any]) -> dict[str, Any]:
+    """How to predict with these models together: as they say themselves, where nothing else is given."""
+    first = models[0]
+    fitting = calibrations_of(models)
+    others = any(c.models == len(models) for m in models for c in m.calibrations)
+    if others and not fitting and "calibrations" not in given:
+        logger.warning("the calibration of the expected Dice belongs to other weights, and is not used")
+    own: dict[str, Any] = {"roi_size": first.roi_size, "overlap": first.overlap, "calibrations": fitting}
+    if all(m.postprocessing == first.postprocessing for m in models):
+        own["postprocessing"] = first.postprocessing
+    own["channel_dropout"] = min(m.channel_dropout for m in models)
+    return {**own, **given}
 
 
 def store_calibrations(directory: str | Path, calibrations: Sequence[Calibration]) -> None:

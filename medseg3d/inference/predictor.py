@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,32 +10,28 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medseg3d.checks import ConfigError, InputError
+from medseg3d.checks import ConfigError
 from medseg3d.inference.channels import GivenChannels
 from medseg3d.inference.confidence import Calibration, Disagreement
 from medseg3d.inference.decode import full_logits, slab_axis, source_slabs
+from medseg3d.inference.empty_windows import EmptyWindows, empty_windows
+from medseg3d.inference.ensemble import Ensemble
 from medseg3d.inference.memory import MemoryEstimate
-from medseg3d.inference.model import TrainedModel, calibrations_of, load_models
-from medseg3d.inference.precision import PRECISIONS, autocast_type, computes_bf16
+from medseg3d.inference.model import TrainedModel, load_models, options_of_models
 from medseg3d.inference.prediction import Prediction, Results
 from medseg3d.inference.setting import Setting, Wishes, check_window, choose
-from medseg3d.inference.windows import SIZE_MULTIPLE, EmptyWindows, background_of, blended_rows, joined
-from medseg3d.networks.folding import folded
-from medseg3d.networks.segformer import SegFormer
-from medseg3d.postprocessing import Cleaning, Labels, clean
+from medseg3d.inference.windows import blended_rows, joined
+from medseg3d.postprocessing import Cleaning, clean
 from medseg3d.preprocessing import NetworkGrid, Preprocessing
 from medseg3d.task import Task
 from medseg3d.volume import Volume
 
-__all__ = ["PRECISIONS", "Prediction", "Predictor", "autocast_type", "computes_bf16"]
+__all__ = ["Prediction", "Predictor"]
 logger = logging.getLogger(__name__)
 Room = Callable[[tuple[int, ...], int], NDArray[np.float32]]
-SURELY_NOT = -10.0
-"""Logit of a label where no window was computed."""
 
 
 class Predictor:
@@ -92,15 +87,13 @@ class Predictor:
         missing: Sequence[str] = (),
         channel_dropout: float = 0.0,
     ) -> None:
-        networks = [network] if isinstance(network, nn.Module) else list(network)
-        if not networks:
-            raise ConfigError("no network given; give at least one")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.ensemble = Ensemble(network, task, device=device, precision=precision, tta=tta)
+        self.networks, self.flips = self.ensemble.networks, self.ensemble.flips
+        self.device, self.autocast = self.ensemble.device, self.ensemble.autocast
         self.task = task
         self.preprocessing = preprocessing
         self.roi_size = tuple(roi_size or task.patch_size)
         self.overlap = overlap
-        self.autocast = autocast_type(precision, self.device)
         self.dense, self.tta = dense, tta
         self.mode = "windows" if dense else mode
         self.skip_empty = skip_empty and not dense
@@ -113,17 +106,7 @@ class Predictor:
         if len(self.roi_size) != task.spatial_dims or min(self.roi_size) < 1:
             raise ConfigError(f"roi_size {self.roi_size} must be {task.spatial_dims} positive sizes")
         self.wishes = Wishes(self.mode, self.roi_size, overlap, batch_size, workers, max_ram, max_vram)
-        strides = {int(getattr(n, "stride", 1)) for n in networks}
-        if len(strides) > 1:
-            raise ConfigError("the networks of an ensemble must predict at one stride")
-        check_window(self.roi_size, strides.pop())
-        dtype = self.autocast or torch.float32
-        segments = task.kind == "segmentation"
-        self.networks = [(folded(n, dtype) if segments else n.eval()).to(self.device) for n in networks]
-        # Folded networks hold the type they compute in; others are cast as they go.
-        self._cast_weights = self.autocast is not None and all(isinstance(n, SegFormer) for n in self.networks)
-        axes = task.mirror_axes if tta else ()
-        self.flips = tuple(f for k in range(len(axes) + 1) for f in itertools.combinations(axes, k))
+        check_window(self.roi_size, self.ensemble.stride)
 
     @classmethod
     def from_bundle(cls, directory: str | Path | Sequence[str | Path], **options: Any) -> Predictor:
@@ -146,17 +129,9 @@ class Predictor:
     @classmethod
     def from_models(cls, models: Sequence[TrainedModel], **options: Any) -> Predictor:
         """The same for models that ``load_models`` has read."""
-        first = models[0]
         given = {k: v for k, v in options.items() if v is not None}
-        fitting = calibrations_of(models)
-        others = any(c.models == len(models) for m in models for c in m.calibrations)
-        if others and not fitting and "calibrations" not in given:
-            logger.warning("the calibration of the expected Dice belongs to other weights, and is not used")
-        own: dict[str, Any] = {"roi_size": first.roi_size, "overlap": first.overlap, "calibrations": fitting}
-        if all(m.postprocessing == first.postprocessing for m in models):
-            own["postprocessing"] = first.postprocessing
-        own["channel_dropout"] = min(m.channel_dropout for m in models)
-        return cls([m.network for m in models], first.task, first.preprocessing, **{**own, **given})
+        networks = [m.network for m in models]
+        return cls(networks, models[0].task, models[0].preprocessing, **options_of_models(models, given))
 
     @property
     def network(self) -> nn.Module:
@@ -170,7 +145,7 @@ class Predictor:
     @property
     def members(self) -> int:
         """Predictions that are averaged: networks times flips."""
-        return len(self.networks) * len(self.flips)
+        return self.ensemble.members
 
     def __call__(self, volume: Volume) -> Volume:
         """Label map ``(1, *spatial)`` on the volume's grid, with its header fields; uint8, or uint16 for values above 255.
@@ -205,7 +180,7 @@ class Predictor:
         self._refuse_kind("segmentation")
         if uncertainty and self.members == 1:
             raise ConfigError("uncertainty needs several models or flips (tta) that can disagree; give them")
-        grid = self._grid(volume)
+        grid = self.given.plan(volume)
         setting = self._setting(grid, apart=uncertainty, extra_outputs=int(uncertainty))
         if announce is not None:
             announce(setting)
@@ -225,10 +200,11 @@ class Predictor:
             painting = time.perf_counter()
             results.paint(slab, self.task)
             decoding += time.perf_counter() - painting
+        cleaned = clean(results.labels, self.postprocessing, self.task, volume.spacing_mm)
         label_dice = compared.expected_dice()
         raw = sum(label_dice.values()) / len(label_dice) if label_dice else None
         return Prediction(
-            labels=volume.with_data(self._cleaned(results.labels, volume)[None]),
+            labels=volume.with_data(cleaned[None]),
             probabilities=None if results.probabilities is None else volume.with_data(results.probabilities),
             uncertainty=None if results.uncertainty is None else volume.with_data(results.uncertainty[None]),
             label_dice=label_dice,
@@ -264,7 +240,7 @@ class Predictor:
         Raises:
             InputError: where the budget cannot be kept; it says what would fit.
         """
-        return self._setting(self._grid(volume), apart=uncertainty, extra_outputs=int(uncertainty)).memory
+        return self._setting(self.given.plan(volume), apart=uncertainty, extra_outputs=int(uncertainty)).memory
 
     def probabilities(self, volume: Volume) -> Volume:
         """Probabilities ``(K, *spatial)`` on the volume's grid, float32.
@@ -279,68 +255,29 @@ class Predictor:
     def logits(self, volume: Volume) -> tuple[Tensor, NetworkGrid]:
         """Blended logits at the network's stride, float32 ``(K, *ceil(grid.shape / stride))``, and the network grid."""
         self._refuse_kind("segmentation")
-        grid = self._grid(volume)
+        grid = self.given.plan(volume)
         setting = self._setting(grid)
         image, empty = self._image(volume, grid, setting)
         return joined(setting.plan, blended_rows(setting.plan, image, setting.computing, empty)), grid
 
-    @torch.no_grad()
     def classify(self, volume: Volume) -> dict[str, float]:
         """Probability of each of the task's labels for the whole image; the mean of an ensemble's."""
         self._refuse_kind("classification")
-        grid = self._grid(volume)
-        image = self.given.tensor(volume, grid).to(self.device)
-        least = int(getattr(self.networks[0], "size_multiple", SIZE_MULTIPLE[self.task.spatial_dims]))
-        missing = [max(least - n, 0) for n in image.shape[1:]]
-        image = F.pad(image, [p for m in reversed(missing) for p in (0, m)])[None]
-        shares = []
-        for network, axes in itertools.product(self.networks, self.flips):
-            with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-                logits = network(image.flip([a + 2 for a in axes]) if axes else image)
-            shares.append(torch.softmax(logits[0].float(), dim=0))
-        return dict(zip(self.task.labels, torch.stack(shares).mean(0).tolist(), strict=True))
-
-    def _grid(self, volume: Volume) -> NetworkGrid:
-        wanted = self.given.task
-        if volume.channels != wanted.in_channels:
-            raise InputError(
-                "E-CHANNEL-COUNT",
-                f"{volume.channels} channels, and task {wanted.name!r} needs {wanted.in_channels} "
-                f"({', '.join(wanted.channels)})",
-                fix="give the channels that the model was trained with, in this order",
-            )
-        return self.given.preprocessing.plan(volume)
-
-    def _cleaned(self, labels: Labels, volume: Volume) -> Labels:
-        return clean(labels, self.postprocessing, self.task, volume.spacing_mm)
+        shares = self.ensemble.classify(self.given.tensor(volume, self.given.plan(volume)))
+        return dict(zip(self.task.labels, shares.tolist(), strict=True))
 
     def _setting(self, grid: NetworkGrid, *, apart: bool = False, extra_outputs: int = 0) -> Setting:
-        setting = choose(
-            self.wishes,
-            grid,
-            self.networks,
-            self.task,
-            self.device,
-            flips=self.flips,
-            apart=apart,
-            autocast=None if self._cast_weights else self.autocast,
-            element_bytes=2 if self.autocast else 4,
-            extra_outputs=extra_outputs,
-        )
+        setting = choose(self.wishes, grid, self.ensemble, self.task, apart=apart, extra_outputs=extra_outputs)
         logger.debug("%s, %d windows of %s: %s", setting.mode, setting.plan.count, setting.plan.roi, setting.memory)
         return setting
 
     def _image(self, volume: Volume, grid: NetworkGrid, setting: Setting) -> tuple[Tensor, EmptyWindows]:
         """The image as the networks take it, where they take it from, and which of its windows are empty."""
-        dtype = self.autocast if self._cast_weights and self.autocast else torch.float32
-        image = self.given.tensor(volume, grid, dtype)
+        image = self.given.tensor(volume, grid, self.ensemble.image_type)
         empty = EmptyWindows()
         if self.skip_empty:
-            logits = np.full(self.task.out_channels, SURELY_NOT)
-            logits[0] *= 1 if self.task.regions else -1
             times = setting.computing.members if setting.computing.apart else 1
-            background = background_of(self.preprocessing, self.task.in_channels)
-            empty = EmptyWindows.find(setting.plan, image, background, np.tile(logits, times).tolist())
+            empty = empty_windows(setting.plan, image, self.task, self.preprocessing, times)
         if not setting.computing.host:
             try:
                 image = image.to(self.device)

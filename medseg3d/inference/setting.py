@@ -12,6 +12,7 @@ from torch import nn
 
 from medseg3d.checks import ConfigError
 from medseg3d.inference.computing import Computing
+from medseg3d.inference.ensemble import Ensemble
 from medseg3d.inference.memory import GB, MemoryEstimate, available_bytes, estimate, refuse
 from medseg3d.inference.windows import SIZE_MULTIPLE, WindowPlan
 from medseg3d.preprocessing import NetworkGrid
@@ -89,14 +90,10 @@ def check_window(roi_size: Sequence[int], stride: int) -> None:
 def choose(
     wishes: Wishes,
     grid: NetworkGrid,
-    networks: Sequence[nn.Module],
+    ensemble: Ensemble,
     task: Task,
-    device: torch.device,
     *,
-    flips: Sequence[tuple[int, ...]] = ((),),
     apart: bool = False,
-    autocast: torch.dtype | None = None,
-    element_bytes: int = 4,
     extra_outputs: int = 0,
 ) -> Setting:
     """The fastest way that keeps the budgets.
@@ -104,24 +101,24 @@ def choose(
     Raises:
         InputError: where no way does.
     """
-    on_gpu = device.type == "cuda"
+    network, on_gpu = ensemble.networks[0], ensemble.device.type == "cuda"
     value_bytes = 1 if max([0, *task.write.values()]) <= 255 else 2
     tried: list[MemoryEstimate] = []
-    for mode in _modes(wishes, grid, networks[0]):
-        roi = _whole(grid, networks[0]) if mode == "whole" else wishes.roi_size
+    for mode in _modes(wishes, grid, network):
+        roi = _whole(grid, network) if mode == "whole" else wishes.roi_size
         overlap = 0.0 if mode == "whole" else wishes.overlap
-        plan = WindowPlan.of(networks[0], grid.shape, roi, overlap)
+        plan = WindowPlan.of(network, grid.shape, roi, overlap)
         for at_once in _at_once(wishes, plan, on_gpu):
             for host in (False, True) if on_gpu else (False,):
                 memory = estimate(
                     plan,
                     grid,
-                    networks[0],
+                    network,
                     channels=task.in_channels,
                     outputs=task.out_channels,
                     at_once=at_once,
-                    passes=len(networks) * len(flips) if apart else 1,
-                    element_bytes=element_bytes,
+                    passes=ensemble.members if apart else 1,
+                    element_bytes=2 if ensemble.autocast else 4,
                     value_bytes=value_bytes,
                     extra_outputs=extra_outputs,
                     on_gpu=on_gpu,
@@ -131,13 +128,13 @@ def choose(
                 if not _fits(memory, wishes, binding=mode != "whole" or wishes.mode == "whole"):
                     continue
                 computing = Computing(
-                    networks,
-                    device,
-                    flips,
+                    ensemble.networks,
+                    ensemble.device,
+                    ensemble.flips,
                     apart,
                     batch_size=at_once if on_gpu else 1,
                     workers=1 if on_gpu else at_once,
-                    autocast=autocast,
+                    autocast=None if ensemble.holds_type else ensemble.autocast,
                     host=host,
                 )
                 return Setting(mode, plan, computing, memory)

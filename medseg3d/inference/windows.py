@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medseg3d.checks import ConfigError
 from medseg3d.inference.computing import Computing, computed
-from medseg3d.preprocessing import Preprocessing
+from medseg3d.inference.empty_windows import Corner, EmptyWindows
 
 SIZE_MULTIPLE = {2: 32, 3: 16}
 """What a window larger than the image shrinks to a multiple of, for networks without ``size_multiple``."""
@@ -23,8 +23,6 @@ GAUSSIAN_SIGMA = 1 / 8
 LEAST_WEIGHT = 1e-3
 ROWS_BYTES = 2**25
 """About how many bytes of finished logits are handed on at a time."""
-
-Corner = tuple[int, ...]
 
 
 def window_starts(size: int, roi: int, overlap: float, stride: int) -> list[int]:
@@ -125,42 +123,6 @@ class WindowPlan:
         starts: list[tuple[int, ...]] = list(self.starts)
         starts[self.axis] = (start,)
         return list(itertools.product(*starts))
-
-
-@dataclass(frozen=True)
-class EmptyWindows:
-    """Windows that hold nothing and are not computed.
-
-    Args:
-        corners: of these windows.
-        logits: what is written where no window was computed.
-    """
-
-    corners: frozenset[Corner] = frozenset()
-    logits: tuple[float, ...] = ()
-
-    @classmethod
-    def find(
-        cls, plan: WindowPlan, image: Tensor, background: Sequence[float], logits: Sequence[float]
-    ) -> EmptyWindows:
-        """A window is empty where every voxel of every channel is its background value, or lies beyond the image.
-
-        Args:
-            plan: the windows.
-            image: ``(C, *plan.shape)``, of the type that the network takes; the background is rounded to it, too.
-            background: what air (or the surroundings of a stripped head) is after preprocessing, for each channel.
-            logits: of nothing.
-        """
-        value = torch.tensor(background, device=image.device, dtype=image.dtype).view(-1, *[1] * len(plan.shape))
-        sparse = (slice(None), *[slice(None, None, 8)] * len(plan.shape))
-
-        def empty(corner: Corner) -> bool:
-            window = image[(slice(None), *(slice(c, c + r) for c, r in zip(corner, plan.roi, strict=True)))]
-            # Most windows hold something almost everywhere: a few of their voxels say so.
-            return not bool((window[sparse] != value).any()) and not bool((window != value).any())
-
-        found = (c for start in plan.starts[plan.axis] for c in plan.corners(start) if empty(c))
-        return cls(frozenset(found), tuple(logits))
 
 
 def blended_rows(
@@ -268,17 +230,6 @@ def sliding_logits(
 def joined(plan: WindowPlan, rows: Iterator[Tensor]) -> Tensor:
     """All rows of ``blended_rows`` as one map ``(K, *coarse_shape)``."""
     return torch.cat(list(rows), dim=1).movedim(1, plan.axis + 1)
-
-
-def background_of(preprocessing: Preprocessing, channels: int) -> list[float]:
-    """What becomes of air, or of the zeros around a stripped head, in each channel: the least value, or 0."""
-    if preprocessing.intensity != "ct" or preprocessing.statistics is None:
-        return [0.0] * channels
-    # As for a voxel, step by step, so that rounding is the same.
-    return [
-        float(torch.tensor(values["low"]).sub_(values["mean"]).div_(values["std"] or 1.0))
-        for values in preprocessing.statistics
-    ]
 
 
 def _window(image: Tensor, corner: Sequence[int], roi: Sequence[int]) -> Tensor:

@@ -12,7 +12,7 @@ import yaml
 
 from medseg3d import configs_folder
 from medseg3d.checks import ConfigError
-from medseg3d.inference.predictor import autocast_type
+from medseg3d.inference.precision import autocast_type
 from medseg3d.task import Task
 from medseg3d.training.initial import initial_config
 from medseg3d.training.losses import build_loss
