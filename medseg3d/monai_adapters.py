@@ -9,11 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
+from monai.data.utils import to_affine_nd
 from monai.inferers import Inferer
 from monai.transforms import MapTransform, Transform
+from monai.utils import SpaceKeys
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
-from medseg3d.checks import ConfigError
+from medseg3d.checks import ConfigError, InputError
 from medseg3d.inference.decode import full_logits, restore_labels
 from medseg3d.inference.precision import autocast_type
 from medseg3d.inference.windows import sliding_logits
@@ -24,6 +29,42 @@ from medseg3d.networks.segformer import SegFormer
 from medseg3d.preprocessing import NetworkGrid, Preprocessing
 from medseg3d.task import Task
 from medseg3d.volume import AxisMap, Grid, Volume
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""From LPS+ to RAS+ world coordinates and back."""
+
+
+def volume_of(image: MetaTensor) -> Volume:
+    """An image as MONAI's transforms hold it as a volume: the same values, its affine in RAS+ mm.
+
+    Shape: ``(C, *spatial)``, channels first.
+    """
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if image.meta.get("space") == SpaceKeys.LPS:
+        affine = to_affine_nd(len(affine) - 1, LPS) @ affine
+    return Volume(_plain(image).cpu().numpy(), to_affine_nd(image.ndim - 1, affine))
+
+
+def meta_tensor(data: Tensor, grid: Grid, meta: Mapping[str, Any] | None = None) -> MetaTensor:
+    """Values ``(C, *spatial)`` on a grid as MONAI's transforms take them.
+
+    Args:
+        data: the values.
+        grid: theirs.
+        meta: what else is known of them, such as ``filename_or_obj``; what it says of the affine is replaced.
+    """
+    kept = {k: v for k, v in (meta or {}).items() if k not in ("affine", "space")}
+    return MetaTensor(_plain(data), affine=torch.from_numpy(_affine_3d(grid)), meta=kept)
+
+
+def _affine_3d(grid: Grid) -> NDArray[np.float64]:
+    """MONAI's affines are 4 x 4, for 2D images too."""
+    return np.asarray(to_affine_nd(3, grid.affine), dtype=np.float64)
+
+
+def _plain(values: Any) -> Tensor:
+    """Without what MONAI knows of them."""
+    return torch.as_tensor(values).as_subclass(Tensor)
 
 
 def find_items(folder: str | Path, task: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -40,15 +81,20 @@ def find_items(folder: str | Path, task: Mapping[str, Any]) -> list[dict[str, An
 
 
 class PreparedImaged(Transform):
-    """Read an item of ``find_items`` and bring it to the network's grid.
+    """Bring an item to the network's grid: one of ``find_items``, which is read, or an image that MONAI has loaded.
 
-    An item without ``index`` names one file with all channels, or one file per channel.
+    An item without ``index`` names one file with all channels, or one file per channel. A MetaTensor ``(C, *spatial)``, as
+    ``LoadImaged`` and ``EnsureChannelFirstd`` give it, has the task's channels in their order; it needs no turning or resampling.
 
     Args:
         task: ``Task.as_dict()``.
         preprocessing: ``Preprocessing.as_dict()``.
 
-    Shape: gives ``{"image": (C, *network grid) float32, "source": where it came from, as JSON}``.
+    Shape: gives the item with ``image``, a MetaTensor ``(C, *network grid)`` float32 with its affine there and otherwise the meta
+    it came with, and ``source``: where it came from, as JSON.
+
+    Raises:
+        InputError: for an image of other channels or axes than the task's.
     """
 
     def __init__(self, task: Mapping[str, Any], preprocessing: Mapping[str, Any]) -> None:
@@ -56,6 +102,32 @@ class PreparedImaged(Transform):
         self.preprocessing = Preprocessing.from_dict(preprocessing)
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        volume, name, meta = self._loaded(item) if isinstance(item["image"], MetaTensor) else self._read(item)
+        grid = self.preprocessing.plan(volume)
+        source = {"name": name, "grid": grid_as_dict(grid), "header": volume.header}
+        return {
+            **{key: value for key, value in item.items() if key != "index"},
+            "image": meta_tensor(self.preprocessing.tensor(volume, grid), grid.grid, meta),
+            "source": json.dumps(source, default=lambda value: np.asarray(value).tolist()),
+        }
+
+    def _loaded(self, item: Mapping[str, Any]) -> tuple[Volume, str, dict[str, Any]]:
+        image: MetaTensor = item["image"]
+        file = str(image.meta.get("filename_or_obj") or "")
+        if len(image) != self.task.in_channels:
+            raise InputError(
+                "E-CHANNEL-COUNT",
+                f"{len(image)} channels, and the task has {', '.join(self.task.channels)}",
+                file=file or None,
+                fix="give channels first (EnsureChannelFirstd), and the task's in their order",
+            )
+        return (
+            volume_of(image),
+            str(item.get("name") or Path(file).name.split(".")[0] or "image") + ".nii.gz",
+            image.meta,
+        )
+
+    def _read(self, item: Mapping[str, Any]) -> tuple[Volume, str, dict[str, Any]]:
         files = [item["image"]] if isinstance(item["image"], (str, Path)) else list(item["image"])
         channels = self.task.in_channels
         one_file = len(files) == 1 and channels > 1
@@ -64,17 +136,13 @@ class PreparedImaged(Transform):
         images = tuple(ChannelFile(Path(f), i) for f, i in zip(files, index, strict=True))
         case = Case(str(item.get("name") or images[0].path.name.split(".")[0]), images)
         volume = read_image(case, self.task)
-        grid = self.preprocessing.plan(volume)
         picture = images[0].path.suffix.lower() in PICTURE_SUFFIXES
-        source = {
-            "name": case.name + (".png" if picture else ".nii.gz"),
-            "grid": grid_as_dict(grid),
-            "header": volume.header,
+        meta = {
+            "filename_or_obj": str(images[0].path),
+            "original_affine": _affine_3d(volume.grid),
+            "spatial_shape": np.array(volume.shape),
         }
-        return {
-            "image": torch.from_numpy(self.preprocessing.image(volume, grid)),
-            "source": json.dumps(source, default=lambda value: np.asarray(value).tolist()),
-        }
+        return volume, case.name + (".png" if picture else ".nii.gz"), meta
 
 
 class StrideInferer(Inferer):
@@ -85,7 +153,7 @@ class StrideInferer(Inferer):
         overlap: of neighbouring windows.
         precision: as for ``Predictor``.
 
-    Shape: images ``(B, C, *s)`` to logits ``(B, K, *s)``.
+    Shape: images ``(B, C, *s)`` to logits ``(B, K, *s)``; a MetaTensor gives one with the same meta.
     """
 
     def __init__(self, roi_size: Sequence[int], *, overlap: float = 0.5, precision: str = "auto") -> None:
@@ -95,11 +163,13 @@ class StrideInferer(Inferer):
         self.precision = precision
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
+        if isinstance(network, DistributedDataParallel):
+            network = network.module
         if not isinstance(network, SegFormer):
             raise ConfigError(
                 f"{type(network).__name__} has no logits at a stride; StrideInferer needs a SegFormer of medseg3d"
             )
-        images = torch.as_tensor(inputs).as_subclass(Tensor)
+        images = _plain(inputs)
         dtype = autocast_type(self.precision, images.device) or torch.float32
         # As the predictor does, so that both give the same labels to the last bit; weights may change between calls.
         ready = folded(network, dtype).to(images.device)
@@ -107,11 +177,12 @@ class StrideInferer(Inferer):
         for image in images:
             coarse = sliding_logits(ready, image.to(dtype), roi_size=self.roi_size, overlap=self.overlap)
             logits.append(full_logits(coarse, image.shape[1:], network.stride))
-        return torch.stack(logits)
+        found = torch.stack(logits)
+        return MetaTensor(found).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else found
 
 
 class RestoredLabelsd(MapTransform):
-    """From full logits ``(K, *network grid)`` to labels ``(1, *spatial)`` on the scan's own grid.
+    """From full logits ``(K, *network grid)`` to labels ``(1, *spatial)`` on the scan's own grid, a MetaTensor with its affine.
 
     Args:
         task: ``Task.as_dict()``.
@@ -124,11 +195,13 @@ class RestoredLabelsd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         grid = grid_from_dict(json.loads(data["source"])["grid"])
-        changed = {
-            key: restore_labels(torch.as_tensor(data[key]).as_subclass(Tensor), grid, self.task)[None]
-            for key in self.key_iterator(dict(data))
-        }
-        return {**data, **changed}
+        restored = {}
+        for key in self.key_iterator(dict(data)):
+            labels = restore_labels(_plain(data[key]), grid, self.task)[None]
+            # A file of labels has no axis of channels: MONAI's writer takes a volume for a 2D image where the meta say else.
+            meta = {**getattr(data[key], "meta", {}), "original_channel_dim": float("nan")}
+            restored[key] = meta_tensor(_plain(labels), grid.source, meta)
+        return {**data, **restored}
 
 
 class SavedLabelsd(MapTransform):
@@ -147,7 +220,9 @@ class SavedLabelsd(MapTransform):
         source = json.loads(data["source"])
         affine = grid_from_dict(source["grid"]).source.affine
         for key in self.key_iterator(dict(data)):
-            write_volume(Volume(np.asarray(data[key]), affine, source["header"]), self.output_dir / source["name"])
+            write_volume(
+                Volume(_plain(data[key]).cpu().numpy(), affine, source["header"]), self.output_dir / source["name"]
+            )
         return dict(data)
 
 
