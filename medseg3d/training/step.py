@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from medseg3d.training.optimizer import WeightAverage, build_optimizer, learning
 from medseg3d.training.processes import Processes
 from medseg3d.training.recipe import Recipe
 from medseg3d.training.sampling import seed_step
+from medseg3d.training.shares import Shares
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,11 @@ class Stepper:
         # The average deep-copies the network, which must be neither wrapped nor patched yet.
         self.average = WeightAverage(network, recipe.ema)
         self.autocast = autocast_type(recipe.precision, self.device)
+        side_by_side = self.device.type == "cpu" and processes.count == 1 and not recipe.compile
+        self.shares = Shares(network) if side_by_side and recipe.batch_size > recipe.accumulate else None
         if recipe.checkpointing:
-            recompute_blocks(network)
+            for one in (network, *(self.shares.copies if self.shares else ())):
+                recompute_blocks(one)
         module: nn.Module = torch.compile(network) if recipe.compile else network  # type: ignore[assignment]
         self.module = DistributedDataParallel(module) if processes.count > 1 else module
 
@@ -102,23 +106,35 @@ class Stepper:
 
     def _gradients(self, batch: Mapping[str, Any]) -> float:
         """Gradients of the batch's mean loss, piece by piece; returns that loss."""
-        pieces = self.recipe.accumulate
+        pieces, samples = self.recipe.accumulate, len(batch["image"])
         images, labels = batch["image"].chunk(pieces), batch["label"].chunk(pieces)
         total = torch.zeros((), device=self.device)
         for number, (image, label) in enumerate(zip(images, labels, strict=True), start=1):
+            if self.shares is not None:
+                parts = zip(image.chunk(self.shares.count), label.chunk(self.shares.count), strict=True)
+                total += self.shares.add_gradients([partial(self._loss, *part, of=samples) for part in parts])
+                continue
             last = number == len(images)
             unsynced = isinstance(self.module, DistributedDataParallel) and not last
             with self.module.no_sync() if unsynced else contextlib.nullcontext():  # type: ignore[operator]
-                with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-                    logits = self.inferer(image, self.module)
-                loss = self.loss(logits.float(), label) * (len(image) / len(batch["image"]))
+                loss = self._loss(image, label, self.module, of=samples)
                 loss.backward()
             total += loss.detach()
         return float(total)
+
+    def _loss(self, image: Tensor, label: Tensor, network: nn.Module, *, of: int) -> Tensor:
+        """What some of ``of`` samples add to the mean loss of all."""
+        # Without the cache: each weight is used once, and threads would share its entries.
+        with torch.autocast(
+            self.device.type, dtype=self.autocast, enabled=self.autocast is not None, cache_enabled=False
+        ):
+            logits = self.inferer(image, network)
+        loss: Tensor = self.loss(logits.float(), label) * (len(image) / of)
+        return loss
 
 
 def recompute_blocks(network: nn.Module) -> None:
     """Let every transformer block forget its inner activations and compute them again in the backward pass."""
     for stage in network.modules():
         for block in getattr(stage, "blocks", ()):
-            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
