@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from tqdm import tqdm
 from medseg3d import __version__
 from medseg3d.checks import ConfigError, Finding, InputError, some_names
 from medseg3d.io import atomic_write
-from medseg3d.metrics.case import measure_case, percentile_name
+from medseg3d.metrics.case import percentile_name
 from medseg3d.metrics.classes import summarise_classes
 from medseg3d.metrics.lesions import LesionRule
-from medseg3d.metrics.overlap import EMPTIES, Empty
+from medseg3d.metrics.overlap import Empty
+from medseg3d.metrics.score_rule import ScoreRule
 from medseg3d.metrics.summary import summarise
-from medseg3d.metrics.surface import DEFINITION_VERSION, DEFINITIONS, Definition
+from medseg3d.metrics.surface import Definition
 from medseg3d.metrics.text import aligned, json_text, short, with_interval
 from medseg3d.nnunet import nnunet_summary, write_nnunet_summary
 from medseg3d.pairs import Pairs, class_pairs, file_of, find_pairs, read_groups, read_pair
@@ -173,7 +174,7 @@ def evaluate(
     if (by is None) != (by_csv is None):
         raise ConfigError("subgroups need both a column (by) and the table that it is in (by_csv)")
     task = task if task is None or isinstance(task, Task) else load_task(task)
-    _check_options(definition, percentile, tolerance_mm, empty)
+    rule = ScoreRule(definition, percentile, tolerance_mm, empty, lesions)
     groups = read_groups(Path(by_csv), by) if by_csv is not None and by is not None else None
     pairs: Pairs[Any]
     ids: dict[str, list[int]] = {}
@@ -201,17 +202,7 @@ def evaluate(
                 first, second = read_pair(*pairs.found[name], task)
                 if task is None:
                     others.update({v for x in (first, second) for v in map(int, np.unique(x.data))} - {0})
-                rows = measure_case(
-                    first.data[0],
-                    second.data[0],
-                    ids,
-                    first.spacing_mm,
-                    definition=definition,
-                    percentile=percentile,
-                    tolerance_mm=tolerance_mm,
-                    empty=empty,
-                    lesions=lesions,
-                )
+                rows = rule.rows(first, second, ids)
             except InputError as error:
                 log.error("%s: %s", name, error)
                 return {"case": name, **error.finding.as_dict()}
@@ -225,29 +216,9 @@ def evaluate(
             hidden = None if progress else True
             found = pool.map(score, pairs.found)
             done = list(tqdm(found, total=len(pairs.found), desc="evaluate", disable=hidden))
-        metrics = [
-            "dice",
-            "iou",
-            "sensitivity",
-            "specificity",
-            "precision",
-            percentile_name(percentile),
-            "hd_mm",
-            "assd_mm",
-        ]
-        metrics += ["masd_mm"] + ["nsd"] * (tolerance_mm is not None) + ["relative_volume_difference"]
-        metrics += ["lesion_dice", f"lesion_{percentile_name(percentile)}", "lesion_f1"] * (lesions is not None)
-        summarised = partial(summarise, labels=list(ids), metrics=list(dict.fromkeys(metrics)), empty=empty)
-        settings = {
-            "definition": definition,
-            "definition_version": DEFINITION_VERSION,
-            "percentile": percentile,
-            "tolerance_mm": tolerance_mm,
-            "empty": empty,
-            "lesions": asdict(lesions) if lesions is not None else None,
-            "label_ids": ids,
-            "other_values": sorted(others - {v for values in ids.values() for v in values}),
-        }
+        summarised = partial(summarise, labels=list(ids), metrics=rule.columns, empty=empty)
+        named = {v for values in ids.values() for v in values}
+        settings = {**rule.as_dict(), "label_ids": ids, "other_values": sorted(others - named)}
     rows = [row for found in done if isinstance(found, list) for row in found]
     summary = {
         "medseg3d": __version__,
@@ -277,17 +248,6 @@ def evaluate(
     if nnunet is not None:
         write_nnunet_summary(nnunet_summary(rows, ids, files), nnunet)
     return evaluation
-
-
-def _check_options(definition: str, percentile: float, tolerance_mm: float | None, empty: str) -> None:
-    if definition not in DEFINITIONS:
-        raise ConfigError(f"definition {definition!r} is none of {', '.join(DEFINITIONS)}")
-    if empty not in EMPTIES:
-        raise ConfigError(f"empty {empty!r} is none of {', '.join(EMPTIES)}")
-    if not 0 < percentile <= 100:
-        raise ConfigError(f"percentile {percentile} must lie in (0, 100]; 95 gives HD95, 100 the full distance")
-    if tolerance_mm is not None and not tolerance_mm >= 0:
-        raise ConfigError(f"tolerance_mm {tolerance_mm} must be 0 or more, in mm")
 
 
 def _answer(name: str, right: str, given: str, labels: Sequence[str]) -> list[dict[str, Any]] | dict[str, Any]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from medseg3d import bundle
 from medseg3d.checks import ConfigError, MedSegError
@@ -25,6 +24,7 @@ from medseg3d.training.dataset import dataset_as_dict, dataset_from_dict, finger
 from medseg3d.training.initial import read_source
 from medseg3d.training.parts import TASK_SETTINGS, task_with
 from medseg3d.training.processes import Processes
+from medseg3d.training.run_directory import locked, stored_run
 from medseg3d.training.sanity import check_once
 from medseg3d.training.settings import default_settings, merge_settings, refuse_code, render
 from medseg3d.training.source import sample_data, split_data
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".lock"
 RESERVE = 0.95
 """Part of a time budget that is planned with; the rest is for saving and for a machine that gets busier."""
 
@@ -116,7 +115,7 @@ def _begin(
     phantom = data is None
     source, sample_settings = sample_data(task) if data is None else (Path(data), {})
     folder = Path(output or Path("runs", f"{task.name}-sample" if phantom else task.name)).resolve()
-    stored = _stored_run(folder, resume=resume)
+    stored = stored_run(folder, resume=resume)
     if stored is None:
         settings = merge_settings(task, task.train, sample_settings, *map(_absolute_paths, changes))
     else:
@@ -156,7 +155,7 @@ def _begin(
         "init": None if settings["fine_tune"] is None else dict(read_source(settings["fine_tune"]).origin),
     }
     refuse_code("init", values["init"])
-    held.enter_context(_locked(folder))
+    held.enter_context(locked(folder))
     held.push(lambda *_: prepared.clear())
     for place in (folder, folder / "configs", folder / "docs"):
         remove_leftovers(place)
@@ -231,47 +230,6 @@ def _plan(trainer: Trainer, seconds: float) -> dict[str, int]:
         plan["validation_interval"],
     )
     return plan
-
-
-def _stored_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
-    """The train.yaml of a run that goes on, or None for a new one.
-
-    Raises:
-        ConfigError: the folder holds a training and ``resume`` is not set, or something else altogether.
-    """
-    config = folder / "configs" / "train.yaml"
-    if not config.exists():
-        begun = (folder / LOCK).exists()  # by a training that ended before this file, the last one, was written
-        if folder.exists() and not begun and any(p.name != "cache" for p in folder.iterdir()):
-            raise ConfigError(f"{folder} is not empty and no run directory; give another output folder")
-        return None
-    if not resume:
-        if (folder / "models" / LAST).exists():
-            raise ConfigError(
-                f"{folder} holds a training already; go on with --resume, or give another output folder (-o)"
-            )
-        return None
-    try:
-        return dict(yaml.safe_load(config.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{config} cannot be read ({error}); give another output folder (-o)") from None
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a run directory, so that two trainings never write to one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(
-            f"another training is running in {folder}; wait for it, or give another output folder (-o)"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def validate(folder: str | Path, *, names: Sequence[str] | None = None) -> Evaluation | None:
