@@ -1,7 +1,7 @@
 """Pages that mkdocs makes from the code: one per verb of the command line, and the files that pages link to outside of docs/.
 
-A verb's own words (what for, an example) are in docs/verbs/NAME.md, where there is such a file; usage, arguments and options are those
-of the parser, so they cannot fall behind it.
+A verb's own words (what for, an example) are in docs/verbs/NAME.md, where there is such a file; usage, arguments and options are
+those of the parser, so they cannot fall behind it.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ def verb_page(name: str, words: str = "") -> str:
     """The page of a verb: what the parser says of it, its own words, then all its arguments and options."""
     parser = verb_parsers()[name]
     own = words.removeprefix(f"# {name}\n").strip()
-    usage = parser.format_usage().removeprefix("usage: ").rstrip()
     opening = [f"# {name}", _description(parser), own] if own else [f"# {name}", _description(parser)]
-    parts = [*opening, f"## Usage\n\n```text\n{usage}\n```"]
+    parts = [*opening, f"## Usage\n\n```text\n{_usage(name, parser)}\n```"]
     shown = [a for a in parser._actions if not isinstance(a, argparse._HelpAction)]
     for title, actions in (
         ("Arguments", [a for a in shown if not a.option_strings]),
@@ -42,8 +41,10 @@ def verb_page(name: str, words: str = "") -> str:
     ):
         if actions:
             rows = "\n".join(f"| {_written(a)} | {_meaning(a)} |" for a in actions)
-            parts.append(f"## {title}\n\n| | |\n|---|---|\n{rows}")
-    parts.append(f"[Exit codes](index.md#exit-codes) are the same for every verb. `medseg3d {name} --help` prints this page.")
+            parts.append(f"## {title}\n\n| {title[:-1].lower()} | what it does |\n|---|---|\n{rows}")
+    parts.append(
+        f"[Exit codes](index.md#exit-codes) are the same for every verb. `medseg3d {name} --help` prints this page."
+    )
     return "\n\n".join(parts) + "\n"
 
 
@@ -51,18 +52,35 @@ def _description(parser: argparse.ArgumentParser) -> str:
     return (parser.description or "").replace("%%", "%")
 
 
-def _written(action: argparse.Action) -> str:
-    """How an argument or option is given."""
+def _usage(name: str, parser: argparse.ArgumentParser) -> str:
+    """What a call needs, in a line; what it may have is in the table."""
+    groups = [g._group_actions for g in parser._mutually_exclusive_groups if g.required]
+    needed = [[a] for a in parser._actions if a.required and not any(a in group for group in groups)]
+    words = [
+        f"({' | '.join(map(_given, group))})" if len(group) > 1 else _given(group[0])
+        for group in sorted([*groups, *needed], key=lambda group: bool(group[0].option_strings))
+    ]
+    return " ".join(["medseg3d", name, *words, "[OPTIONS]"])
+
+
+def _given(action: argparse.Action) -> str:
+    return " ".join([*action.option_strings[:1], _value(action)]).strip()
+
+
+def _value(action: argparse.Action) -> str:
+    """What stands behind a flag, or for an argument."""
     if action.nargs == 0:
-        value = ""
-    elif action.choices is not None:
-        value = " {" + ",".join(map(str, action.choices)) + "}"
-    else:
-        value = f" {action.metavar or action.dest.upper()}"
-    if not action.option_strings:
-        return f"`{value.strip()}`"
-    flags = [f"`{flag}`" for flag in action.option_strings]
-    return ", ".join(flags) + (f" `{value.strip()}`" if value else "")
+        return ""
+    if action.choices is not None:
+        return "{" + ",".join(map(str, action.choices)) + "}"
+    return f"{action.metavar or action.dest.upper()}{' ...' if action.nargs == '+' else ''}"
+
+
+def _written(action: argparse.Action) -> str:
+    """How an argument or option is given, every spelling of it."""
+    return " ".join(
+        filter(None, [", ".join(f"`{flag}`" for flag in action.option_strings), f"`{_value(action)}`"])
+    ).replace(" ``", "")
 
 
 def _meaning(action: argparse.Action) -> str:
@@ -70,8 +88,10 @@ def _meaning(action: argparse.Action) -> str:
     words = (action.help or "").replace("%%", "%").replace("|", "\\|").replace("<", "&lt;")
     if action.required and action.option_strings:
         words = f"**required** {words}"
-    if action.default not in (None, False, True, [], argparse.SUPPRESS) and "default" not in words:
-        words += f"; default `{action.default}`" if words else f"default `{action.default}`"
+    default = action.default
+    if default not in (None, False, True, [], argparse.SUPPRESS) and "default" not in words:
+        shown = ",".join(map(str, default)) if isinstance(default, (list, tuple)) else default
+        words = "; ".join(filter(None, [words, f"default `{shown}`"]))
     return words.strip()
 
 
@@ -81,7 +101,7 @@ def verbs_table() -> str:
     rows = "\n".join(f"| [`{n}`]({n}.md) | {_description(p)} |" for n, p in parsers.items())
     codes = re.sub(r"\s+", " ", EXIT_CODES.removeprefix("exit codes:")).strip().split(", ")
     lines = "\n".join("| `{}` | {} |".format(*code.split(" ", 1)) for code in codes)
-    return f"| verb | |\n|---|---|\n{rows}\n\n## Exit codes\n\n| code | |\n|---|---|\n{lines}\n"
+    return f"| verb | what it does |\n|---|---|\n{rows}\n\n## Exit codes\n\n| code | meaning |\n|---|---|\n{lines}\n"
 
 
 def outside_links(markdown: str, page: str) -> Iterator[tuple[str, str]]:
@@ -103,9 +123,9 @@ def source_page(file: str) -> str:
 
 def on_config(config: Any) -> Any:
     """Put the verbs under their heading."""
-    for entry in config.nav:
-        if "Commands" in entry:
-            entry["Commands"] += [f"verbs/{name}.md" for name in verb_parsers()]
+    sections = [section for entry in config.nav for section in entry.values() if isinstance(section, list)]
+    commands = next(entry["Commands"] for section in sections for entry in section if "Commands" in entry)
+    commands += [{name: f"verbs/{name}.md"} for name in verb_parsers()]
     return config
 
 
@@ -117,9 +137,7 @@ def on_files(files: Any, *, config: Any) -> Any:
         if files.get_file_from_path(f"verbs/{name}.md") is None:
             files.append(File.generated(config, f"verbs/{name}.md", content=f"# {name}\n"))
     linked = {
-        file
-        for page in files.documentation_pages()
-        for _, file in outside_links(page.content_string, page.src_uri)
+        file for page in files.documentation_pages() for _, file in outside_links(page.content_string, page.src_uri)
     }
     for file in sorted(linked):
         added = File.generated(config, _source_uri(file), content=source_page(file))
