@@ -95,8 +95,8 @@ def segformer(dims: int = 3, seed: int = 0) -> SegFormer:
 
 def all_at_once(plan: WindowPlan, image: Tensor, network: Any) -> Tensor:
     """The sum over all windows in one array of the whole size, written plainly."""
-    covered = [(s[-1] + r) // plan.stride for s, r in zip(plan.starts, plan.roi, strict=True)]
-    weights = gaussian_weights([r // plan.stride for r in plan.roi])
+    covered = [(at[-1] + r) // s for at, r, s in zip(plan.starts, plan.roi, plan.stride, strict=True)]
+    weights = gaussian_weights([r // s for r, s in zip(plan.roi, plan.stride, strict=True)])
     padded = F.pad(image, [p for n, c in reversed([*zip(plan.shape, covered, strict=True)]) for p in (0, 4 * c - n)])
     total, sums = torch.zeros(covered), None
     for corner in itertools.product(*plan.starts):

@@ -58,7 +58,7 @@ def test_folded_equals_unfolded(
         got = getattr(quick, name)(image)
         assert got.dtype == torch.float32
         assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
-    assert (quick.stride, quick.size_multiple, quick.config) == (4, network.size_multiple, network.config)
+    assert (quick.stride, quick.size_multiple, quick.config) == (network.stride, network.size_multiple, network.config)
     assert all(torch.equal(t, before[k]) for k, t in network.state_dict().items())
     half = folded(network, torch.bfloat16)
     near = half.forward_coarse(image)

@@ -1,8 +1,8 @@
 """From logits at the network's stride to labels or probabilities on the scan's own grid, in one step.
 
-Logits of stride s live at network voxels ``s * c + (s - 1) / 2``; the scan's voxels lie on the network grid through an
-``AxisMap``. Both maps act on each axis alone, so one linear interpolation per axis leads from one to the other, slab by slab,
-and logits at full resolution never exist as a whole.
+Along an axis, logits of stride s lie at network voxels ``s * c + (s - 1) / 2``; the scan's voxels lie on the network grid
+through an ``AxisMap``. Both maps act on each axis alone, so one linear interpolation per axis leads from one to the other, slab
+by slab, and logits at full resolution never exist as a whole.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from medseg3d.inference.cells import AxisCells, decode_slab
 from medseg3d.interpolation import SNAP, interpolate
 from medseg3d.io.scratch import let_go
+from medseg3d.networks.strides import per_axis
 from medseg3d.preprocessing import NetworkGrid
 from medseg3d.task import Task
 
@@ -50,22 +51,25 @@ def slab_axis(grid: NetworkGrid, axis: int) -> int:
     return grid.axis_map.axes[axis]
 
 
-def source_slabs(rows: Iterable[Tensor], grid: NetworkGrid, stride: int, axis: int = 0) -> Iterator[SourceSlab]:
+def source_slabs(
+    rows: Iterable[Tensor], grid: NetworkGrid, stride: int | Sequence[int], axis: int = 0
+) -> Iterator[SourceSlab]:
     """The slices of a scan, as soon as the logits around them are known.
 
     Args:
         rows: logits ``(K, n, *others)`` along an axis of the network grid, from its start to its end; ``axis`` first.
         grid: from ``Preprocessing.plan``.
-        stride: of the logits; 1 for logits on the network grid.
+        stride: of the logits, one or one per axis of the network grid; 1 for logits on the network grid.
         axis: of the network grid.
     """
     inverse = grid.axis_map.inverse()
+    stride = per_axis(stride, len(grid.shape))
     along = slab_axis(grid, axis)
     others = [a for a in range(len(grid.shape)) if a != axis]
     # Rows have the network's axes with `axis` first; slabs have the scan's, each where its network axis is.
     order = [0, *(1 + [axis, *others].index(a) for a in inverse.axes)]
     coordinates, inside = _places(grid, stride)
-    size = math.ceil(grid.shape[axis] / stride)
+    size = math.ceil(grid.shape[axis] / stride[axis])
     wanted = np.clip(coordinates[along], 0, size - 1)
     nearest = np.rint(wanted)
     wanted = np.where(np.abs(wanted - nearest) <= SNAP, nearest, wanted)
@@ -136,7 +140,9 @@ def interpolated(slab: SourceSlab, channels: slice = slice(None)) -> Iterator[tu
         yield tuple(place), interpolate(logits, coordinates)
 
 
-def decode_labels(coarse: Tensor, grid: NetworkGrid, stride: int, task: Task) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def decode_labels(
+    coarse: Tensor, grid: NetworkGrid, stride: int | Sequence[int], task: Task
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Labels on the scan's grid.
 
     Equal to interpolating the logits to every voxel of the scan and deciding there (argmax, or for regions each logit above
@@ -145,7 +151,7 @@ def decode_labels(coarse: Tensor, grid: NetworkGrid, stride: int, task: Task) ->
     Args:
         coarse: logits ``(K, *ceil(grid.shape / stride))``, as ``sliding_logits`` gives.
         grid: from ``Preprocessing.plan``.
-        stride: of the logits; 1 for logits on the network grid.
+        stride: of the logits, one or one per axis; 1 for logits on the network grid.
         task: says what the logits mean and what values to write.
 
     Shape: ``grid.source.shape``; uint8, or uint16 where the task writes values above 255.
@@ -156,7 +162,9 @@ def decode_labels(coarse: Tensor, grid: NetworkGrid, stride: int, task: Task) ->
     return out
 
 
-def decode_probabilities(coarse: Tensor, grid: NetworkGrid, stride: int, task: Task) -> NDArray[np.float32]:
+def decode_probabilities(
+    coarse: Tensor, grid: NetworkGrid, stride: int | Sequence[int], task: Task
+) -> NDArray[np.float32]:
     """Probabilities on the scan's grid: softmax over the channels of ``coarse`` (background first), or a sigmoid each for regions.
 
     Voxels outside the network grid are background with probability 1.
@@ -179,7 +187,9 @@ def probability_array(grid: NetworkGrid, task: Task, out: NDArray[np.float32] | 
         out = np.zeros(shape, dtype=np.float32)
     elif out.shape != shape:
         raise ValueError(f"an array of shape {out.shape} cannot take probabilities of shape {shape}")
-    if all(part == slice(0, n) for part, n in zip(_places(grid, 1)[1], grid.source.shape, strict=True)):
+    if all(
+        part == slice(0, n) for part, n in zip(_places(grid, (1,) * len(grid.shape))[1], grid.source.shape, strict=True)
+    ):
         return out  # slabs will cover all of it
     for k, channel in enumerate(out):
         surely = float(k == 0 and not task.regions)
@@ -198,9 +208,9 @@ def paint_probabilities(out: NDArray[np.float32], slab: SourceSlab, task: Task) 
 
 
 @torch.no_grad()
-def full_logits(coarse: Tensor, shape: Sequence[int], stride: int) -> Tensor:
+def full_logits(coarse: Tensor, shape: Sequence[int], stride: int | Sequence[int]) -> Tensor:
     """Logits on the whole network grid, ``(K, *shape)``: the same as ``F.interpolate(align_corners=False)``, cut to ``shape``."""
-    coordinates = [(np.arange(n) - (stride - 1) / 2) / stride for n in shape]
+    coordinates = [(np.arange(n) - (s - 1) / 2) / s for n, s in zip(shape, per_axis(stride, len(shape)), strict=True)]
     return interpolate(coarse.float(), coordinates).contiguous()
 
 
@@ -223,18 +233,18 @@ def written_values(task: Task) -> NDArray[np.uint8] | NDArray[np.uint16]:
     return np.array(values, np.uint8) if max(values) <= 255 else np.array(values, np.uint16)
 
 
-def _whole(coarse: Tensor, grid: NetworkGrid, stride: int) -> Iterator[SourceSlab]:
+def _whole(coarse: Tensor, grid: NetworkGrid, stride: int | Sequence[int]) -> Iterator[SourceSlab]:
     """All of a map of logits as slabs along the scan's first axis."""
     axis = grid.axis_map.inverse().axes[0]
     return source_slabs([coarse.float().movedim(axis + 1, 1)], grid, stride, axis)
 
 
-def _places(grid: NetworkGrid, stride: int) -> tuple[list[NDArray[np.float64]], list[slice]]:
+def _places(grid: NetworkGrid, stride: Sequence[int]) -> tuple[list[NDArray[np.float64]], list[slice]]:
     """For each axis of the scan, where its voxels inside the network grid lie on the logits, and which those are."""
     coordinates, inside = [], []
     for axis, network in zip(grid.axis_map.inverse().axes, grid.network_coordinates(), strict=True):
         within = np.flatnonzero((network >= -EDGE) & (network <= grid.shape[axis] - 1 + EDGE))
         part = slice(int(within[0]), int(within[-1]) + 1)
-        coordinates.append((network[part] - (stride - 1) / 2) / stride)
+        coordinates.append((network[part] - (stride[axis] - 1) / 2) / stride[axis])
         inside.append(part)
     return coordinates, inside

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from medseg3d.checks import ConfigError
 from medseg3d.inference.precision import autocast_type
-from medseg3d.inference.windows import SIZE_MULTIPLE
+from medseg3d.inference.windows import size_multiple
 from medseg3d.networks.folding import folded
 from medseg3d.networks.segformer import SegFormer
+from medseg3d.networks.strides import per_axis
 from medseg3d.task import Task
 
 
@@ -45,7 +46,7 @@ class Ensemble:
             raise ConfigError("no network given; give at least one")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.autocast = autocast_type(precision, self.device)
-        strides = {int(getattr(n, "stride", 1)) for n in networks}
+        strides = {per_axis(getattr(n, "stride", 1), task.spatial_dims) for n in networks}
         if len(strides) > 1:
             raise ConfigError("the networks of an ensemble must predict at one stride")
         self.stride = strides.pop()
@@ -74,8 +75,8 @@ class Ensemble:
         Shape: ``(C, *s)`` to ``(K,)``.
         """
         image = image.to(self.device)
-        least = int(getattr(self.networks[0], "size_multiple", SIZE_MULTIPLE[image.ndim - 1]))
-        missing = [max(least - n, 0) for n in image.shape[1:]]
+        least = size_multiple(self.networks[0], image.ndim - 1)
+        missing = [max(m - n, 0) for n, m in zip(image.shape[1:], least, strict=True)]
         image = F.pad(image, [p for m in reversed(missing) for p in (0, m)])[None]
         shares = []
         for network, axes in itertools.product(self.networks, self.flips):

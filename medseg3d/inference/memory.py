@@ -16,6 +16,7 @@ from medseg3d.inference.cells import BLOCK_VOXELS
 from medseg3d.inference.decode import SLAB_BYTES
 from medseg3d.inference.windows import WindowPlan, rows_at_once
 from medseg3d.networks.folding import SLAB_BYTES as SLAB
+from medseg3d.networks.strides import per_axis
 from medseg3d.preprocessing import NetworkGrid
 
 GB = 10**9
@@ -104,7 +105,7 @@ def estimate(
     network_bytes = at_once * activation_bytes(network, plan.roi, channels, element_bytes)
     # Slabs are copied in another order; of mixed cells, a block at a time, all corners' logits are gathered twice.
     held = 4 * outputs * row * (rows + 1)
-    mixed = 2 * 4 * 8 * outputs * min(BLOCK_VOXELS // (2 * plan.stride ** len(plan.shape)), row * rows)
+    mixed = 2 * 4 * 8 * outputs * min(BLOCK_VOXELS // (2 * math.prod(plan.stride)), row * rows)
     decoding = 2 * held + 4 * min(SLAB_BYTES, held) + mixed + 12 * BLOCK_VOXELS
     output = source * (value_bytes + 4 * extra_outputs)
     on_device = network_bytes + (0 if band_on_host else band + image) if on_gpu else 0
@@ -124,7 +125,8 @@ def activation_bytes(network: nn.Module, roi: Sequence[int], channels: int, elem
     widths = getattr(encoder, "widths", None)
     if widths is None:
         return 4 * window
-    tokens = math.prod(math.ceil(n / 4) for n in roi)
+    strides = per_axis(network.stride, len(roi))  # type: ignore[arg-type]
+    tokens = math.prod(math.ceil(n / s) for n, s in zip(roi, strides, strict=True))
     decoder: Any = network.decoder
     return window + int(element_bytes * tokens * (3 * widths[0] + 1.2 * decoder.predict.in_features)) + 6 * SLAB
 

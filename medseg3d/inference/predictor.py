@@ -195,7 +195,7 @@ class Predictor:
         stride, axis = setting.plan.stride, setting.plan.axis
         if self.dense:
             rows = iter([full_logits(joined(setting.plan, rows), grid.shape, stride).movedim(axis + 1, 1)])
-            stride = 1
+            stride = (1,) * len(grid.shape)
         for slab in source_slabs(rows, grid, stride, axis):
             painting = time.perf_counter()
             results.paint(slab, self.task)

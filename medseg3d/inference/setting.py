@@ -14,7 +14,7 @@ from medseg3d.checks import ConfigError
 from medseg3d.inference.computing import Computing
 from medseg3d.inference.ensemble import Ensemble
 from medseg3d.inference.memory import GB, MemoryEstimate, available_bytes, estimate, refuse
-from medseg3d.inference.windows import SIZE_MULTIPLE, WindowPlan
+from medseg3d.inference.windows import WindowPlan, size_multiple
 from medseg3d.preprocessing import NetworkGrid
 from medseg3d.task import Task
 
@@ -73,16 +73,17 @@ class Wishes:
                 raise ConfigError(f"{name} {value} must be more than 0")
 
 
-def check_window(roi_size: Sequence[int], stride: int) -> None:
+def check_window(roi_size: Sequence[int], stride: Sequence[int]) -> None:
     """Refuse a window that does not fit the network's stride, with the nearest that does.
 
     Raises:
         ConfigError: always then.
     """
-    if any(n % stride for n in roi_size):
-        nearest = " x ".join(str(max(round(n / stride), 1) * stride) for n in roi_size)
+    if any(n % s for n, s in zip(roi_size, stride, strict=True)):
+        nearest = " x ".join(str(max(round(n / s), 1) * s) for n, s in zip(roi_size, stride, strict=True))
+        steps = stride[0] if len(set(stride)) == 1 else " x ".join(map(str, stride))
         raise ConfigError(
-            f"a window (roi) of {' x '.join(map(str, roi_size))} voxels must be divisible by {stride}, the network's "
+            f"a window (roi) of {' x '.join(map(str, roi_size))} voxels must be divisible by {steps}, the network's "
             f"stride, on every axis; the nearest that is: {nearest}"
         )
 
@@ -165,8 +166,8 @@ def _modes(wishes: Wishes, grid: NetworkGrid, network: nn.Module) -> list[str]:
 
 
 def _whole(grid: NetworkGrid, network: nn.Module) -> tuple[int, ...]:
-    multiple = int(getattr(network, "size_multiple", SIZE_MULTIPLE[len(grid.shape)]))
-    return tuple(math.ceil(n / multiple) * multiple for n in grid.shape)
+    multiple = size_multiple(network, len(grid.shape))
+    return tuple(math.ceil(n / m) * m for n, m in zip(grid.shape, multiple, strict=True))
 
 
 def _at_once(wishes: Wishes, plan: WindowPlan, on_gpu: bool) -> Iterator[int]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medseg3d.checks import ConfigError
 from medseg3d.inference.computing import Computing, computed
 from medseg3d.inference.empty_windows import Corner, EmptyWindows
+from medseg3d.networks.strides import per_axis
 
 SIZE_MULTIPLE = {2: 32, 3: 16}
 """What a window larger than the image shrinks to a multiple of, for networks without ``size_multiple``."""
@@ -35,7 +36,7 @@ def window_starts(size: int, roi: int, overlap: float, stride: int) -> list[int]
         size: of the image, voxels.
         roi: of the window, voxels, a multiple of ``stride``.
         overlap: part of a window that its neighbour covers too, 0 <= overlap < 1.
-        stride: of the network.
+        stride: of the network along the axis.
     """
     if not 0 <= overlap < 1:
         raise ConfigError(f"overlap {overlap} must be at least 0 and below 1")
@@ -44,16 +45,31 @@ def window_starts(size: int, roi: int, overlap: float, stride: int) -> list[int]
     return [*range(0, last, interval), last]
 
 
-def window_size(shape: Sequence[int], roi_size: Sequence[int], multiple: int, stride: int) -> tuple[int, ...]:
-    """The window used for an image: ``roi_size``, but no larger per axis than the image rounded up to ``multiple``."""
+def window_size(
+    shape: Sequence[int], roi_size: Sequence[int], multiple: int | Sequence[int], stride: int | Sequence[int]
+) -> tuple[int, ...]:
+    """The window used for an image: ``roi_size``, but no larger per axis than the image rounded up to ``multiple``.
+
+    Args:
+        shape: of the image, voxels.
+        roi_size: voxels; rounded up to ``stride``.
+        multiple, stride: of the network, one or one per axis.
+    """
     if len(roi_size) != len(shape) or min(roi_size) < 1:
         raise ConfigError(
             f"roi_size {tuple(roi_size)} must be {len(shape)} positive sizes, one for each axis of the image"
         )
     return tuple(
-        min(math.ceil(r / stride) * stride, math.ceil(n / multiple) * multiple)
-        for n, r in zip(shape, roi_size, strict=True)
+        min(math.ceil(r / s) * s, math.ceil(n / m) * m)
+        for n, r, m, s in zip(
+            shape, roi_size, per_axis(multiple, len(shape)), per_axis(stride, len(shape)), strict=True
+        )
     )
+
+
+def size_multiple(network: nn.Module, spatial_dims: int) -> tuple[int, ...]:
+    """What sizes a network pads to a multiple of, per axis."""
+    return per_axis(getattr(network, "size_multiple", SIZE_MULTIPLE[spatial_dims]), spatial_dims)
 
 
 def gaussian_weights(size: Sequence[int]) -> Tensor:
@@ -73,14 +89,14 @@ class WindowPlan:
         shape: of the image, voxels.
         roi: of the windows, voxels.
         starts: of the windows along each axis.
-        stride: of the network.
+        stride: of the network, per axis.
         axis: windows are visited along it, from its start to its end.
     """
 
     shape: tuple[int, ...]
     roi: tuple[int, ...]
     starts: tuple[tuple[int, ...], ...]
-    stride: int
+    stride: tuple[int, ...]
     axis: int = 0
 
     @classmethod
@@ -88,16 +104,15 @@ class WindowPlan:
         cls, network: nn.Module, shape: Sequence[int], roi_size: Sequence[int], overlap: float, axis: int | None = None
     ) -> WindowPlan:
         """The plan for a network; ``axis`` None takes the longest, along which the band is smallest."""
-        stride = int(network.stride)  # type: ignore[arg-type]
-        multiple = int(getattr(network, "size_multiple", SIZE_MULTIPLE[len(shape)]))
-        roi = window_size(shape, roi_size, multiple, stride)
-        starts = tuple(tuple(window_starts(n, r, overlap, stride)) for n, r in zip(shape, roi, strict=True))
+        stride = per_axis(network.stride, len(shape))  # type: ignore[arg-type]
+        roi = window_size(shape, roi_size, size_multiple(network, len(shape)), stride)
+        starts = tuple(tuple(window_starts(n, r, overlap, s)) for n, r, s in zip(shape, roi, stride, strict=True))
         return cls(tuple(shape), roi, starts, stride, int(torch.tensor(shape).argmax()) if axis is None else axis)
 
     @property
     def coarse_shape(self) -> tuple[int, ...]:
         """Size of the image in logits."""
-        return tuple(math.ceil(n / self.stride) for n in self.shape)
+        return tuple(math.ceil(n / s) for n, s in zip(self.shape, self.stride, strict=True))
 
     @property
     def count(self) -> int:
@@ -108,15 +123,15 @@ class WindowPlan:
     def across(self) -> tuple[int, ...]:
         """Size, in logits, of what the windows cover on the other axes; they may reach beyond the image."""
         return tuple(
-            (s[-1] + r) // self.stride
-            for a, (s, r) in enumerate(zip(self.starts, self.roi, strict=True))
+            (start[-1] + r) // s
+            for a, (start, r, s) in enumerate(zip(self.starts, self.roi, self.stride, strict=True))
             if a != self.axis
         )
 
     @property
     def depth(self) -> int:
         """Size of the band along ``axis``, in logits."""
-        return self.roi[self.axis] // self.stride
+        return self.roi[self.axis] // self.stride[self.axis]
 
     def corners(self, start: int) -> list[Corner]:
         """The windows that begin at ``start`` along ``axis``."""
@@ -144,9 +159,11 @@ def blended_rows(
     """
     empty = empty or EmptyWindows()
     nothing = empty.logits
-    along, stride = plan.starts[plan.axis], plan.stride
+    along, stride = plan.starts[plan.axis], plan.stride[plan.axis]
     device = computing.device
-    weights = gaussian_weights([r // stride for r in plan.roi]).movedim(plan.axis, 0).to(device)
+    weights = (
+        gaussian_weights([r // s for r, s in zip(plan.roi, plan.stride, strict=True)]).movedim(plan.axis, 0).to(device)
+    )
     total = torch.zeros((plan.depth, *plan.across), device=device)
     inside = tuple(slice(n) for a, n in enumerate(plan.coarse_shape) if a != plan.axis)
     band: Tensor | None = None
@@ -161,8 +178,8 @@ def blended_rows(
                 band = computing.zeros((len(logits), *total.shape))
                 weights, total = weights.to(band.device), total.to(band.device)
             place = tuple(
-                slice(c // stride, (c + r) // stride)
-                for a, (c, r) in enumerate(zip(corner, plan.roi, strict=True))
+                slice(c // s, (c + r) // s)
+                for a, (c, r, s) in enumerate(zip(corner, plan.roi, plan.stride, strict=True))
                 if a != plan.axis
             )
             window = logits.to(band.device).movedim(plan.axis + 1, 1)

@@ -53,12 +53,25 @@ class DropPath(nn.Module):
 class PatchEmbedding(nn.Module):
     """Overlapping patches as tokens: a strided convolution and a LayerNorm (SegFormer, section 3.1).
 
+    Args:
+        kernel, stride: per axis.
+
     Shape: ``(B, C_in, *s)`` to ``(B, *ceil(s / stride), C_out)``.
     """
 
-    def __init__(self, spatial_dims: int, in_channels: int, width: int, kernel: int, stride: int, eps: float) -> None:
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        width: int,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        eps: float,
+    ) -> None:
         super().__init__()
-        self.proj = CONV[spatial_dims](in_channels, width, kernel, stride, padding=kernel // 2)
+        half = tuple(k // 2 for k in kernel)
+        conv: Any = CONV[spatial_dims]
+        self.proj = conv(in_channels, width, tuple(kernel), tuple(stride), padding=half)
         self.norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:

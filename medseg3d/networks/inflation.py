@@ -1,4 +1,4 @@
-"""A trained network for other images: other channels, other reductions of the keys, one spatial axis more.
+"""A trained network for other images: other channels, other reductions of the keys, other strides, one spatial axis more.
 
 From 2D to 3D the kernels get a third axis. A token of the 3D network stands for a cell of ``stride`` slices along it, and its
 kernel is spread evenly over the slices of that cell: taps ``padding`` to ``padding + stride - 1``, zero elsewhere. For the
@@ -7,6 +7,7 @@ reductions it is the mean over the cell (inflation as in I3D, arXiv:1705.07750, 
 So on a volume that does not change along the new axis the 3D network computes the 2D network's features in every
 slice, at the ends of the axis too, where the size along it is a multiple of 32, the product of all strides: copies of keys do
 not change what attention gives, and linear interpolation keeps constants. Elsewhere the last cell holds zeros, too.
+An axis that gets another stride has its taps summed first, and the sum spread in the same way.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from medseg3d.networks import build_network
 from medseg3d.networks.mit import REDUCTIONS, MixTransformer
 from medseg3d.networks.pretrained import load_strictly
+from medseg3d.networks.strides import DEFAULT, Strides, kernel_of, plain, stage_strides
 
 Weights = dict[str, Tensor]
 
@@ -30,6 +32,7 @@ def adapted(
     spatial_dims: int | None = None,
     in_channels: int | None = None,
     reductions: Sequence[int] | None = None,
+    strides: Sequence[int | Sequence[int]] | None = None,
     axis: int = -1,
 ) -> nn.Module:
     """A network of the same kind and widths for other images, with weights made from those of a trained one.
@@ -42,12 +45,15 @@ def adapted(
     the projection of keys and values, with the deviation that the LayerNorm would find on uncorrelated tokens: an
     approximation. Anything else must be learned again by fine-tuning, which is what these weights are for.
 
+    Strides: where an axis gets another one, embeddings give what they gave for images that do not change along it.
+
     Args:
         network: ``SegFormer``, ``SegFormerClassifier`` or ``MixTransformer`` with its own encoder.
         spatial_dims: 3 makes a 2D network one for volumes.
         in_channels: image channels.
         reductions: per-axis reduction of the keys in each stage; default: the network's own, or, where it gets an axis
             more and has those of the paper, those of 3D (4, 2, 1, 1).
+        strides: of each stage; default the network's own, and along a new axis those of the first.
         axis: of the volume that is new, 0 to 2 or -1; the last is inferior-superior on medseg3d's grids, so that the 2D
             network's images are axial slices.
 
@@ -74,9 +80,17 @@ def adapted(
         if old != new:
             for block in range(len(encoder.stages[i].blocks)):  # type: ignore[arg-type]
                 _change_reduction(weights, f"{prefix}stages.{i}.blocks.{block}.", old, new)
+    stepped = encoder.strides
     if spatial_dims > dims:
-        _add_axis(weights, prefix, encoder.strides, axis)
+        if not -3 <= axis < 3:
+            raise ValueError(f"axis {axis} must be 0, 1, 2 or -1")
+        stepped = tuple((*stage[: axis % 3], stage[0], *stage[axis % 3 :]) for stage in stepped)
+        _add_axis(weights, prefix, stepped, axis % 3)
+    wanted = stepped if strides is None else stage_strides(strides, spatial_dims)
+    _change_strides(weights, prefix, stepped, wanted)
     config = {**config, "spatial_dims": spatial_dims, "reductions": list(reductions)}
+    if config.get("strides") is not None or plain(wanted) != list(DEFAULT):
+        config["strides"] = plain(wanted)
     config["in_channels"] = in_channels or encoder.in_channels
     out = build_network(config)
     load_strictly(out, weights, "the adapted network")
@@ -89,6 +103,9 @@ def reversed_axes(network: nn.Module) -> nn.Module:
     Its output has the axes in the new order, too: ``reversed_axes(f)(x) == f(x.mT).mT`` in 2D.
     """
     config: dict[str, Any] = getattr(network, "config", None) or {}
+    if config.get("strides") is not None:
+        stages = stage_strides(config["strides"], config["spatial_dims"])
+        config = {**config, "strides": plain(tuple(stage[::-1] for stage in stages))}
     out = build_network(config)
     # More than two axes: a convolution, with the spatial axes after output and input channels.
     weights = {
@@ -144,21 +161,40 @@ def _fold_reduction(weights: Weights, block: str) -> None:
     weights[f"{proj}bias"] = (weights[f"{proj}bias"].double() + weights[f"{proj}weight"].double() @ values).to(dtype)
 
 
-def _add_axis(weights: Weights, prefix: str, strides: Sequence[int], axis: int) -> None:
-    if not -3 <= axis < 3:
-        raise ValueError(f"axis {axis} must be 0, 1, 2 or -1")
+def _add_axis(weights: Weights, prefix: str, strides: Strides, axis: int) -> None:
+    """Give every kernel an axis more, on which stages have the strides that they are to have there."""
     for key, kernel in weights.items():
         if kernel.ndim != 4:
             continue
         size = kernel.shape[-1]
         if key.endswith("embed.proj.weight"):
-            stage = int(key.removeprefix(prefix).split(".")[1])
-            first, number = size // 2, strides[stage]
+            weights[key] = embedding(kernel, axis, strides[_stage_of(key, prefix)][axis])
         elif key.endswith("dwconv.weight"):
-            first, number = size // 2, 1
+            weights[key] = spread(kernel, axis, size, size // 2, 1)
         else:
-            first, number = 0, size
-        weights[key] = spread(kernel, axis % 3, size, first, number)
+            weights[key] = spread(kernel, axis, size, 0, size)
+
+
+def _change_strides(weights: Weights, prefix: str, old: Strides, new: Strides) -> None:
+    """Sum the taps of embeddings along axes that get another stride, and spread them over its cell."""
+    for key, kernel in weights.items():
+        if not key.endswith("embed.proj.weight"):
+            continue
+        stage = _stage_of(key, prefix)
+        for axis, (before, after) in enumerate(zip(old[stage], new[stage], strict=True)):
+            if before != after:
+                kernel = embedding(kernel.sum(2 + axis), axis, after)
+        weights[key] = kernel
+
+
+def _stage_of(key: str, prefix: str) -> int:
+    return int(key.removeprefix(prefix).split(".")[1])
+
+
+def embedding(kernel: Tensor, axis: int, stride: int) -> Tensor:
+    """An embedding's kernel with one more axis, along which it is the mean over the ``stride`` voxels of a cell."""
+    size = kernel_of(stride)
+    return spread(kernel, axis, size, size // 2, stride)
 
 
 def spread(kernel: Tensor, axis: int, size: int, first: int, number: int) -> Tensor:

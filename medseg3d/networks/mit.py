@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medseg3d.networks.blocks import Block, PatchEmbedding, channels_first
+from medseg3d.networks.strides import kernel_of, plain, size_multiple, stage_strides
 
 REDUCTIONS = {2: (8, 4, 2, 1), 3: (4, 2, 1, 1)}
 """Per-axis reduction of the keys in each stage, by spatial dimensions."""
@@ -51,6 +52,8 @@ class MixTransformer(nn.Module):
         in_channels: image channels.
         widths, depths, heads: token width, number of blocks and attention heads of each stage.
         reductions: per-axis reduction of the keys in each stage; default 8, 4, 2, 1 in 2D and 4, 2, 1, 1 in 3D.
+        strides: of each stage, one number or one per axis; default 4, 2, 2, 2. The first may be 1, 2 or 4, the others 1 or
+            2: for thick slices along the last axis ``((4, 4, 1), 2, 2, 2)`` keeps them apart.
         mlp_ratio: hidden width of the Mix-FFN over the token width.
         qkv_bias: biases in the query and key-value projections.
         attention_scale: ``sqrt_head_dim`` or ``sqrt_num_heads`` (see ``EfficientAttention``).
@@ -60,15 +63,17 @@ class MixTransformer(nn.Module):
         norm_eps: of every LayerNorm.
         conv_norm_eps: of the LayerNorms that follow a convolution (patch embedding, reduced keys), if not ``norm_eps``.
 
-    Shape: ``(B, in_channels, *s)`` to ``{"P1": (B, widths[0], *s/4), ..., "P4": (B, widths[3], *s/32)}``. A size that
-    does not fit the reductions is first padded with zeros at the end of its axis to a multiple of ``size_multiple``.
+    Attributes:
+        strides: per stage and axis.
+        size_multiple, least_size: per axis, what sizes are padded to a multiple of, and the smallest that are taken.
+
+    Shape: ``(B, in_channels, *s)`` to ``{"P1": (B, widths[0], *s/4), ..., "P4": (B, widths[3], *s/32)}`` with the default
+    strides. A size that does not fit the reductions is first padded with zeros at the end of its axis to a multiple of
+    ``size_multiple``.
 
     Raises:
         ValueError: for images smaller than ``least_size`` on any axis, or channels that do not fit.
     """
-
-    kernels = (7, 3, 3, 3)
-    strides = (4, 2, 2, 2)
 
     def __init__(
         self,
@@ -79,6 +84,7 @@ class MixTransformer(nn.Module):
         depths: Sequence[int] = (2, 2, 2, 2),
         heads: Sequence[int] = (1, 2, 5, 8),
         reductions: Sequence[int] | None = None,
+        strides: Sequence[int | Sequence[int]] | None = None,
         mlp_ratio: int = 4,
         qkv_bias: bool = True,
         attention_scale: str = "sqrt_head_dim",
@@ -89,12 +95,15 @@ class MixTransformer(nn.Module):
         conv_norm_eps: float | None = None,
     ) -> None:
         super().__init__()
+        if spatial_dims not in REDUCTIONS:
+            raise ValueError(f"spatial_dims {spatial_dims} must be 2 or 3")
         options = {"widths": widths, "depths": depths, "heads": heads, "reductions": reductions}
         self.config: dict[str, Any] = {
             "name": "mix_transformer",
             "spatial_dims": spatial_dims,
             "in_channels": in_channels,
             **{name: None if value is None else list(value) for name, value in options.items()},
+            "strides": None if strides is None else plain(stage_strides(strides, spatial_dims)),
             "mlp_ratio": mlp_ratio,
             "qkv_bias": qkv_bias,
             "attention_scale": attention_scale,
@@ -104,9 +113,8 @@ class MixTransformer(nn.Module):
             "norm_eps": norm_eps,
             "conv_norm_eps": conv_norm_eps,
         }
-        if spatial_dims not in REDUCTIONS:
-            raise ValueError(f"spatial_dims {spatial_dims} must be 2 or 3")
         reductions = REDUCTIONS[spatial_dims] if reductions is None else reductions
+        self.strides = stage_strides(strides, spatial_dims)
         if not len(widths) == len(depths) == len(heads) == len(reductions) == len(self.strides):
             raise ValueError(
                 f"widths, depths, heads and reductions must have {len(self.strides)} entries, one per stage"
@@ -115,11 +123,8 @@ class MixTransformer(nn.Module):
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.widths = tuple(widths)
-        totals = [math.prod(self.strides[: i + 1]) for i in range(len(self.strides))]
-        self.size_multiple = math.lcm(
-            *(t * r for t, r in zip(totals, reductions, strict=True) if r > 1), self.strides[0]
-        )
-        self.least_size = max(self.size_multiple // 2, 1)
+        self.size_multiple = size_multiple(self.strides, reductions)
+        self.least_size = tuple(max(n // 2, 1) for n in self.size_multiple)
         rates = [drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
         self.stages = nn.ModuleList()
         for i, width in enumerate(widths):
@@ -141,7 +146,8 @@ class MixTransformer(nn.Module):
                 for _ in range(depths[i])
             ]
             source = in_channels if i == 0 else widths[i - 1]
-            embed = PatchEmbedding(spatial_dims, source, width, self.kernels[i], self.strides[i], conv_norm_eps)
+            kernel = tuple(map(kernel_of, self.strides[i]))
+            embed = PatchEmbedding(spatial_dims, source, width, kernel, self.strides[i], conv_norm_eps)
             self.stages.append(Stage(embed, blocks, width, norm_eps))
         self.apply(init_weights)
 
@@ -152,13 +158,14 @@ class MixTransformer(nn.Module):
                 f"input of shape {tuple(x.shape)} must be (B, {self.in_channels}, *spatial) with {self.spatial_dims} spatial axes"
             )
         size = tuple(x.shape[2:])
-        if min(size) < self.least_size:
-            least = (self.least_size,) * self.spatial_dims
+        least = self.least_size
+        if any(n < m for n, m in zip(size, least, strict=True)):
+            needed = f"every axis needs at least {least[0]}" if len(set(least)) == 1 else f"it needs at least {least}"
             raise ValueError(
-                f"image of size {size} is too small: every axis needs at least {self.least_size} voxels, so that more "
-                f"than half of what the network sees is image; pad it to at least {tuple(map(max, size, least))}"
+                f"image of size {size} is too small: {needed} voxels, so that more than half of what the network sees is "
+                f"image; pad it to at least {tuple(map(max, size, least))}"
             )
-        extra = [-n % self.size_multiple for n in size]
+        extra = [-n % m for n, m in zip(size, self.size_multiple, strict=True)]
         if not any(extra):
             return x
         return F.pad(x, [n for e in reversed(extra) for n in (0, e)])

@@ -57,8 +57,9 @@ class PortableSegFormer(nn.Module):
             part = image_of(fuse(norm(project(tokens_of(level)))), level)
             fused = part if i == 0 else fused + F.interpolate(part, size=levels[0].shape[2:], mode=mode)
         fused = F.relu(decoder.norm(fused))
-        coarse = first(image_of(decoder.predict(tokens_of(fused)), fused), [(n + stride - 1) // stride for n in size])
-        return first(F.interpolate(coarse, scale_factor=float(stride), mode=mode), list(size))
+        coarse_size = [(n + s - 1) // s for n, s in zip(size, stride, strict=True)]
+        coarse = first(image_of(decoder.predict(tokens_of(fused)), fused), coarse_size)
+        return first(F.interpolate(coarse, scale_factor=[float(s) for s in stride], mode=mode), list(size))
 
 
 class PortableClassifier(nn.Module):
@@ -91,8 +92,8 @@ def first(image: Tensor, size: list[int]) -> Tensor:
 
 def pyramid(encoder: MixTransformer, x: Tensor) -> list[Tensor]:
     """The encoder's maps, finest first, of an image padded as it pads."""
-    multiple = encoder.size_multiple
-    pads = [n for s in reversed(x.shape[2:]) for n in (0, (s + multiple - 1) // multiple * multiple - s)]
+    sizes = zip(x.shape[2:], encoder.size_multiple, strict=True)
+    pads = [n for s, m in reversed(list(sizes)) for n in (0, (s + m - 1) // m * m - s)]
     x = F.pad(x, pads)
     levels = []
     stages: Iterable[Any] = encoder.stages

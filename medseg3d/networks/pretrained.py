@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medseg3d.networks import build_network
 from medseg3d.networks.naming import FAMILIES, family_of, renamed
 from medseg3d.networks.segformer import SegFormer
+from medseg3d.networks.strides import DEFAULT, plain, stride_of
 
 HEADS = (1, 2, 5, 8)
 """Attention heads per stage of every published SegFormer, b0 to b5 and SegFormer3D."""
@@ -123,6 +124,9 @@ def config_of(weights: Mapping[str, Tensor], *, title: str, heads: Sequence[int]
         "qkv_bias": first.format(0) + "attention.query.bias" in weights,
         "ffn_norm": first.format(0) + "ffn.norm.weight" in weights,
     }
+    strides = plain(tuple(tuple(map(stride_of, embed.shape[2:])) for embed in embeds))
+    if strides != list(DEFAULT):
+        config["strides"] = strides
     if decoder:
         config["out_channels"] = len(weights["decoder.predict.weight"])
         config["decoder_width"] = len(weights["decoder.norm.weight"])

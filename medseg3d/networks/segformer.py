@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medseg3d.networks.blocks import BATCH_NORM, channels_first, channels_last
 from medseg3d.networks.mit import SIZES, MixTransformer, init_weights
+from medseg3d.networks.strides import DEFAULT, per_axis, plain, stage_strides
 
 
 def interpolation_matrix(source: int, target: int, like: Tensor) -> Tensor:
@@ -121,20 +122,23 @@ class SegFormer(nn.Module):
         in_channels: image channels.
         out_channels: logits per voxel.
         encoder: any module that maps ``(B, in_channels, *s)`` to ``{"P1": .., "P4": ..}`` at 1/4..1/32 and has the
-            attributes ``widths``, ``size_multiple`` and ``padded``; default a ``MixTransformer`` made from ``options``.
+            attributes ``widths``, ``size_multiple`` and ``padded``, and ``strides`` where they are others; default a
+            ``MixTransformer`` made from ``options``.
         decoder_width: common width of the decoder.
         decoder_norm: LayerNorm after each level's projection, as in the published SegFormer3D.
         decoder_dropout: before the last layer; the paper has 0.1.
         options: passed to ``MixTransformer``.
 
-    Shape: ``(B, in_channels, *s)`` to ``(B, out_channels, *s)``; ``forward_coarse`` to ``(B, out_channels, *ceil(s / 4))``.
-    Coarse index c lies at voxel ``4 c + 1.5``.
+    Attributes:
+        stride: of the coarse logits, per axis: that of the encoder's first stage.
+        size_multiple: per axis, what sizes are padded to a multiple of.
+
+    Shape: ``(B, in_channels, *s)`` to ``(B, out_channels, *s)``; ``forward_coarse`` to ``(B, out_channels, *ceil(s / stride))``.
+    Coarse index c lies at voxel ``stride * c + (stride - 1) / 2``, with the default stride of 4 at ``4 c + 1.5``.
 
     Raises:
         ValueError: for inputs smaller than ``encoder.least_size`` or with other channels.
     """
-
-    stride = 4
 
     def __init__(
         self,
@@ -159,7 +163,7 @@ class SegFormer(nn.Module):
                 "decoder_width": decoder_width,
                 "decoder_norm": decoder_norm,
                 "decoder_dropout": decoder_dropout,
-                **{k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
+                **plain_options(options, spatial_dims),
             }
             encoder = MixTransformer(spatial_dims, in_channels, **options)
         elif options:
@@ -167,7 +171,8 @@ class SegFormer(nn.Module):
                 f"options {sorted(options)} belong to the built-in encoder and an encoder was given; drop one of them"
             )
         self.encoder = encoder
-        self.size_multiple: int = encoder.size_multiple  # type: ignore[assignment]
+        self.stride = per_axis(getattr(encoder, "strides", DEFAULT)[0], spatial_dims)
+        self.size_multiple = per_axis(encoder.size_multiple, spatial_dims)  # type: ignore[arg-type]
         self.decoder = Decoder(
             spatial_dims,
             encoder.widths,  # type: ignore[arg-type]
@@ -199,14 +204,28 @@ class SegFormer(nn.Module):
 
     def forward_coarse(self, x: Tensor) -> Tensor:
         """Logits at ``stride``, ``(B, out_channels, *ceil(s / stride))``: what the network itself computes."""
-        logits = self.decoder(self.encoder(x))
-        return logits[(slice(None), slice(None), *(slice(-(-n // self.stride)) for n in x.shape[2:]))]
+        return self.cut(self.decoder(self.encoder(x)), x.shape[2:])
+
+    def cut(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+        """Of the decoder's logits those of an image of ``size``, which was padded for the encoder."""
+        kept = (slice(-(-n // s)) for n, s in zip(size, self.stride, strict=True))
+        return logits[(slice(None), slice(None), *kept)]
+
+    def upsampled(self, coarse: Tensor, size: Sequence[int]) -> Tensor:
+        """Coarse logits at every voxel of an image of ``size``."""
+        full = resize(coarse, [n * s for n, s in zip(coarse.shape[2:], self.stride, strict=True)])
+        return full[(slice(None), slice(None), *(slice(n) for n in size))]
 
     def forward(self, x: Tensor) -> Tensor:
-        size = x.shape[2:]
-        coarse = self.forward_coarse(x)
-        full = resize(coarse, [n * self.stride for n in coarse.shape[2:]])
-        return full[(slice(None), slice(None), *(slice(n) for n in size))]
+        return self.upsampled(self.forward_coarse(x), x.shape[2:])
+
+
+def plain_options(options: Mapping[str, Any], spatial_dims: int) -> dict[str, Any]:
+    """Options of an encoder as JSON types."""
+    values = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+    if values.get("strides") is not None:
+        values["strides"] = plain(stage_strides(values["strides"], spatial_dims))
+    return values
 
 
 class SegFormerClassifier(nn.Module):
@@ -230,7 +249,7 @@ class SegFormerClassifier(nn.Module):
             "in_channels": in_channels,
             "out_channels": out_channels,
             "head_dropout": head_dropout,
-            **{k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
+            **plain_options(options, spatial_dims),
         }
         self.encoder = MixTransformer(spatial_dims, in_channels, **options)
         self.dropout = nn.Dropout(head_dropout)

@@ -40,17 +40,15 @@ def voxel_bytes(network: nn.Module, channels: int) -> float:
         channels: of the image.
     """
     encoder: Any = network.encoder
-    dims = encoder.spatial_dims
     tokens, floats = 1.0, 0.0
     for stage, width, stride in zip(encoder.stages, encoder.widths, encoder.strides, strict=True):
-        tokens /= stride**dims
+        tokens /= math.prod(stride)
         floats += BLOCK_TENSORS * tokens * width * len(stage.blocks)
     decoder: Any = getattr(network, "decoder", None)
     if decoder is not None:
         predict = decoder.predict
-        floats += (
-            DECODER_TENSORS * predict.in_features / encoder.strides[0] ** dims + LOSS_TENSORS * predict.out_features
-        )
+        floats += DECODER_TENSORS * predict.in_features / math.prod(encoder.strides[0])
+        floats += LOSS_TENSORS * predict.out_features
     return 4 * floats + SAMPLE_COPIES * (4 * channels + 1)
 
 

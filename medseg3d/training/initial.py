@@ -93,6 +93,8 @@ def initial_config(place: str | Path, task: Task) -> dict[str, Any]:
     dims = config["spatial_dims"]
     if dims != task.spatial_dims and tuple(kept.get("reductions") or ()) in ((), REDUCTIONS[dims]):
         kept.pop("reductions", None)
+    if dims != task.spatial_dims and any(not isinstance(stage, int) for stage in kept.get("strides") or ()):
+        kept.pop("strides")  # of axes that are others
     return kept
 
 
@@ -151,6 +153,7 @@ def _encoder(source: Source, network: Any, task: Task | None) -> dict[str, Tenso
             spatial_dims=config["spatial_dims"],
             in_channels=config["in_channels"],
             reductions=reductions,
+            strides=encoder.strides,
         )
     except ValueError as error:
         raise ConfigError(f"{source.name} cannot begin this network: {error}") from None
@@ -167,7 +170,9 @@ def _encoder(source: Source, network: Any, task: Task | None) -> dict[str, Tenso
         key = "encoder.stages.0.embed.proj.weight"
         if theirs and ours:
             # Kernels along the channels that both have, from a network with all of theirs, in its new axes.
-            whole: Any = adapted(source.network, spatial_dims=config["spatial_dims"], reductions=reductions)
+            whole: Any = adapted(
+                source.network, spatial_dims=config["spatial_dims"], reductions=reductions, strides=encoder.strides
+            )
             kernels = whole.state_dict()[key if key in whole.state_dict() else key.removeprefix("encoder.")]
             mean = kernels.mean(1) * (1 if shared else len(theirs) / len(ours))
             for i, name in enumerate(ours):

@@ -62,7 +62,7 @@ def case_scores(
             scores.append([float(int(logits.argmax()) == case.class_index)])
         else:
             coarse = sliding_logits(network, image, roi_size=roi_size, overlap=overlap, autocast=autocast)
-            scores.append(dice_per_label(coarse, case, int(network.stride), task))  # type: ignore[arg-type]
+            scores.append(dice_per_label(coarse, case, network.stride, task))  # type: ignore[arg-type]
     return scores
 
 
@@ -79,8 +79,15 @@ def centred(image: Tensor, size: Sequence[int]) -> Tensor:
     return crop_padded(image, [(n - w) // 2 for n, w in zip(image.shape[1:], size, strict=True)], size)
 
 
-def dice_per_label(coarse: Tensor, case: PreparedCase, stride: int, task: Task) -> list[float]:
-    """Dice of each label between what logits at a stride mean and a case's reference; NaN where neither has the label."""
+def dice_per_label(coarse: Tensor, case: PreparedCase, stride: int | Sequence[int], task: Task) -> list[float]:
+    """Dice of each label between what logits at a stride mean and a case's reference; NaN where neither has the label.
+
+    Args:
+        coarse: logits ``(K, *s)``.
+        case: with its reference.
+        stride: of the logits, one or one per axis.
+        task: of the network.
+    """
     assert case.target is not None
     dims = coarse.ndim - 1
     here = AxisMap(tuple(range(dims)), (0.0,) * dims, (1.0,) * dims)
