@@ -22,19 +22,19 @@ def feed(
 ) -> Iterator[dict[str, Any]]:
     """Batches on ``device``, in the order of ``turns``; how many threads make them changes nothing in them.
 
-    On a processor, whose cores the network keeps busy anyway, samples are made in turn with the steps. Beside a GPU threads cut
-    boxes out of the scans and the GPU does the arithmetic of the augmentation, sample by sample.
+    On a processor one thread makes them in the moments that the network leaves idle. Beside a GPU threads cut boxes out of the scans
+    and the GPU does the arithmetic of the augmentation, sample by sample.
 
     Args:
         patches: what samples are.
         turns: which samples each batch holds.
         device: where the batches are wanted.
-        workers: threads; None: none on a processor, up to 4 beside a GPU.
+        workers: threads; None: one on a processor, up to 4 beside a GPU.
 
     Shape: ``{"image": (B, C, *patch), "label": (B, 1, *patch), "case": (B,)}``.
     """
     if workers is None:
-        workers = 0 if device.type == "cpu" else min(4, os.cpu_count() or 1)
+        workers = 1 if device.type == "cpu" else min(4, os.cpu_count() or 1)
     if not workers:
         for turn in turns:
             yield _stacked([_made(patches, index, device) for index in turn])

@@ -22,7 +22,7 @@ class Recipe:
         precision: ``auto`` (bfloat16 where it is faster), ``bf16`` or ``float32``.
         validation_interval: epochs between validations; there is one at the end in any case.
         overlap: of the windows in validation.
-        workers: threads that make samples; None: none on a CPU, up to 4 beside a GPU.
+        workers: threads that make samples; None: one on a CPU, up to 4 beside a GPU.
         seed: of everything random.
         accumulate: pieces that each step's batch is computed in, one after the other, to save memory.
         patience: validations without a better score (by ``PLATEAU``) after which the training ends; 0 never.
