@@ -184,3 +184,20 @@ def test_the_site_fetches_nothing(site: Path) -> None:
             assert not [u for u in loaded if re.match(r"(?:[a-z]+:)?//|/", u)], page
     for style in site.rglob("*.css"):
         assert not re.findall(r"url\([\"']?(?:https?:)?//", style.read_text(encoding="utf-8")), style
+
+
+@pytest.mark.slow
+def test_the_search_works_from_a_folder(site: Path, browser: Any) -> None:
+    """In a page that was opened as a file, where a browser starts no workers and reads no JSON."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get((site / "index.html").as_uri())
+    box = browser.find_element(By.CSS_SELECTOR, "input.md-search__input")
+    box.click()
+    box.send_keys("RTSTRUCT")
+    results = WebDriverWait(browser, 60).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".md-search-result__link"))
+    assert any("dicom.html" in r.get_attribute("href") for r in results)
+    assert browser.get_log("browser") == []
+    asked = browser.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
+    assert not [url for url in asked if not url.startswith(("file:", "data:"))]
