@@ -1,27 +1,22 @@
 """Folders of synthetic DICOM, good and bad: every case says what a reader must make of it. No patient's data.
 
-The series most are made from: CT, 8 axial slices of 36 rows and 40 columns, 0.8 x 0.7 mm pixels (down, across), 3 mm apart,
-noise from -1000 to 1500 HU, stored as value + 1024 in 16 bits without sign.
+Most are made from the series of ``dicom_series``.
 """
 
 from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import (
     HTJ2K,
-    CTImageStorage,
-    EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -30,147 +25,39 @@ from pydicom.uid import (
     PositronEmissionTomographyImageStorage,
     RLELossless,
     RTStructureSetStorage,
-    generate_uid,
 )
 
 from medseg3d.volume import Volume
 from tests.bad_input import BadInput, Made
+from tests.dicom_multiframe import enhanced
+from tests.dicom_series import (
+    AXIAL,
+    COLUMN_MM,
+    COLUMNS,
+    OBLIQUE,
+    ORIGIN,
+    ROW_MM,
+    ROWS,
+    SAGITTAL,
+    SLICES,
+    instance,
+    noise,
+    patient,
+    places,
+    save,
+    save_all,
+    slices,
+    truth,
+    uid,
+)
 
-ROWS, COLUMNS, SLICES = 36, 40, 8
-ROW_MM, COLUMN_MM, SLICE_MM = 0.8, 0.7, 3.0
-ORIGIN = (-10.0, -20.0, 30.0)
-AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
-OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
 CANARY = "ZZCANARY"
 """Stands for a patient's name in the text tags that readers like to build file names from."""
+UPWARDS = f"../../{CANARY}/evil"
+"""Would leave the output folder, were a name built from it."""
+NAMED = {"SeriesDescription": f"{CANARY} 1950-01-01", "PatientName": f"{CANARY}^Jo"}
 JPEG_XL_LOSSLESS = "1.2.840.10008.1.2.4.110"
 """A transfer syntax that no decoder in Python knows."""
-
-
-def uid(*words: Any) -> str:
-    return generate_uid(entropy_srcs=[repr(words)])
-
-
-def noise(slices: int = SLICES, seed: int = 0) -> NDArray[np.int16]:
-    """Values ``(slices, rows, columns)``, -1000 to 1500."""
-    values = np.random.default_rng(seed).integers(-1000, 1500, (slices, ROWS, COLUMNS))
-    return values.astype(np.int16)
-
-
-def normal(orientation: Sequence[float]) -> NDArray[np.float64]:
-    return np.cross(orientation[:3], orientation[3:])
-
-
-def truth(
-    values: NDArray[Any], orientation: Sequence[float] = AXIAL, slice_mm: float = SLICE_MM, origin: Any = ORIGIN
-) -> Volume:
-    """Values ``(slices, rows, columns)`` at their place in RAS+ mm."""
-    affine = np.eye(4)
-    affine[:3, 0] = np.multiply(orientation[:3], COLUMN_MM)
-    affine[:3, 1] = np.multiply(orientation[3:], ROW_MM)
-    affine[:3, 2] = normal(orientation) * slice_mm
-    affine[:3, 3] = origin
-    affine[:2] *= -1  # LPS to RAS
-    return Volume(np.ascontiguousarray(values.transpose(2, 1, 0))[None].astype(np.float32), affine)
-
-
-def places(number: int = SLICES, orientation: Sequence[float] = AXIAL) -> list[NDArray[np.float64]]:
-    """Where the first pixel of each slice lies, LPS mm."""
-    return [np.array(ORIGIN) + k * SLICE_MM * normal(orientation) for k in range(number)]
-
-
-def instance(pixels: NDArray[Any], number: int, place: Any, **tags: Any) -> Dataset:
-    """One slice of the series that the module describes; ``tags`` change it, None takes a tag away.
-
-    Args:
-        pixels: ``(rows, columns)``, in HU; stored with the slope and intercept of ``tags``, 1 and -1024 by default.
-        number: of the instance, from 1.
-        place: of the first pixel, LPS mm.
-    """
-    dataset = _patient(tags.get("SeriesInstanceUID", uid("series")), tags.get("SOPClassUID", CTImageStorage))
-    dataset.SOPInstanceUID = uid(dataset.SeriesInstanceUID, number)
-    dataset.InstanceNumber = number
-    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    dataset.ImagePositionPatient = [f"{v:.6g}" for v in place]
-    dataset.ImageOrientationPatient = list(AXIAL)
-    dataset.PixelSpacing = [ROW_MM, COLUMN_MM]
-    dataset.SliceThickness = SLICE_MM
-    dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
-    dataset.RescaleType = "HU"
-    dataset.PixelRepresentation = 0
-    for keyword, value in tags.items():
-        if keyword in ("PatientName", "SOPInstanceUID") or value is not None:
-            setattr(dataset, keyword, value)
-        elif keyword in dataset:
-            delattr(dataset, keyword)
-    stored = (pixels - float(dataset.get("RescaleIntercept", 0))) / float(dataset.get("RescaleSlope", 1))
-    return _with_pixels(dataset, np.rint(stored))
-
-
-def _patient(series: str, sop_class: str) -> Dataset:
-    dataset = Dataset()
-    dataset.SpecificCharacterSet = "ISO_IR 100"
-    dataset.SOPClassUID = sop_class
-    modality = {MRImageStorage: "MR", PositronEmissionTomographyImageStorage: "PT"}
-    dataset.Modality = modality.get(sop_class, "CT")  # type: ignore[call-overload]
-    dataset.PatientName, dataset.PatientID = "Phantom^Synthetic", "PHANTOM"
-    dataset.PatientBirthDate = dataset.PatientSex = dataset.AccessionNumber = dataset.ReferringPhysicianName = ""
-    dataset.StudyDate, dataset.StudyTime, dataset.StudyID = "20260101", "120000", "1"
-    dataset.SeriesDate, dataset.SeriesTime, dataset.ContentDate, dataset.ContentTime = (
-        "20260101",
-        "120000",
-        "20260101",
-        "120000",
-    )
-    dataset.Manufacturer = "medseg3d tests"
-    dataset.SeriesDescription = "noise"
-    dataset.SeriesNumber, dataset.AcquisitionNumber = 1, 1
-    dataset.PatientPosition = "HFS"
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = uid("study"), series
-    dataset.FrameOfReferenceUID, dataset.PositionReferenceIndicator = uid("frame"), ""
-    return dataset
-
-
-def _with_pixels(dataset: Dataset, stored: NDArray[Any]) -> Dataset:
-    dataset.Rows, dataset.Columns = stored.shape[-2:]
-    dataset.SamplesPerPixel = 1
-    dataset.PhotometricInterpretation = dataset.get("PhotometricInterpretation", "MONOCHROME2")
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
-    dataset.PixelData = stored.astype("<i2" if dataset.PixelRepresentation else "<u2").tobytes()
-    dataset["PixelData"].VR = "OW"
-    return dataset
-
-
-def save(dataset: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian) -> Path:
-    """Write a DICOM file; a compressed syntax compresses it first."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    uncompressed = syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
-    meta.TransferSyntaxUID = syntax if uncompressed else ExplicitVRLittleEndian
-    meta.ImplementationClassUID = uid("implementation")
-    dataset.file_meta = meta
-    if not uncompressed:
-        dataset.compress(syntax, generate_instance_uid=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    dataset.save_as(path, enforce_file_format=True)
-    return path
-
-
-def slices(values: NDArray[Any] | None = None, *, at: Sequence[Any] | None = None, **tags: Any) -> list[Dataset]:
-    """The instances of a series, one per slice."""
-    values = noise() if values is None else values
-    orientation = tags.get("ImageOrientationPatient") or AXIAL
-    at = places(len(values), orientation) if at is None else at
-    return [instance(v, k, place, **tags) for k, (v, place) in enumerate(zip(values, at, strict=True), start=1)]
-
-
-def save_all(datasets: Sequence[Dataset], folder: Path, syntax: str = ExplicitVRLittleEndian, name: str = "IM") -> Path:
-    """Write the instances, under names whose order is not that of the slices."""
-    for index, dataset in enumerate(datasets):
-        save(dataset, folder / f"{name}{(index * 5 + 3) % 8 + index // 8 * 8:04d}.dcm", syntax)
-    return folder
 
 
 # Good series that others stumble over ---------------------------------------------------------------------------------
@@ -182,6 +69,15 @@ def series(syntax: str = ExplicitVRLittleEndian, **tags: Any) -> Callable[[Path]
     def make(folder: Path) -> Made:
         orientation = tags.get("ImageOrientationPatient", AXIAL)
         return Made(save_all(slices(**tags), folder, syntax), truth(noise(), orientation))
+
+    return make
+
+
+def short(number: int) -> Callable[[Path], Made]:
+    """A series of so few slices; of one, how far the next would be is known from SliceThickness alone."""
+
+    def make(folder: Path) -> Made:
+        return Made(save_all(slices(noise(number)), folder), truth(noise(number)))
 
     return make
 
@@ -219,80 +115,12 @@ def jitter(folder: Path) -> Made:
     return Made(save_all(slices(at=at), folder), truth(noise()))
 
 
-def three_slices(folder: Path) -> Made:
-    return Made(save_all(slices(noise(3)), folder), truth(noise(3)))
-
-
-def enhanced(folder: Path, *, shared: bool) -> Made:
-    """One multi-frame file; the rescale stands in the shared group, or is another in every frame."""
-    values, sop_class = noise().astype(np.float64), EnhancedCTImageStorage
-    dataset = _patient(uid("enhanced"), sop_class)
-    dataset.SOPInstanceUID, dataset.InstanceNumber, dataset.NumberOfFrames = uid("enhanced", 1), 1, SLICES
-    dataset.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
-    dataset.PixelRepresentation, dataset.ContentQualification = 0, "RESEARCH"
-    dataset.AcquisitionDateTime = "20260101120000"
-    dataset.PixelPresentation, dataset.VolumetricProperties = "MONOCHROME", "VOLUME"
-    dataset.VolumeBasedCalculationTechnique, dataset.PresentationLUTShape = "NONE", "IDENTITY"
-    dataset.LossyImageCompression, dataset.BurnedInAnnotation = "00", "NO"
-    organisation = uid("dimensions")
-    dataset.DimensionOrganizationSequence = Items([_item(DimensionOrganizationUID=organisation)])
-    dataset.DimensionIndexSequence = Items(
-        [
-            _item(
-                DimensionOrganizationUID=organisation,
-                DimensionIndexPointer=0x00200032,
-                FunctionalGroupPointer=0x00209113,
-            )
-        ]
-    )
-    measures = _item(PixelSpacing=[ROW_MM, COLUMN_MM], SliceThickness=SLICE_MM, SpacingBetweenSlices=SLICE_MM)
-    group = _item(
-        PixelMeasuresSequence=Items([measures]),
-        PlaneOrientationSequence=Items([_item(ImageOrientationPatient=list(AXIAL))]),
-        CTImageFrameTypeSequence=Items(
-            [
-                _item(
-                    FrameType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"],
-                    PixelPresentation="MONOCHROME",
-                    VolumetricProperties="VOLUME",
-                    VolumeBasedCalculationTechnique="NONE",
-                )
-            ]
-        ),
-    )
-    rescale = [(1.0, -1024.0)] * SLICES if shared else [(0.5 * (k + 1), -1024.0 * (k + 1)) for k in range(SLICES)]
-    stored = np.empty(values.shape)
-    frames = []
-    for k, ((slope, intercept), place) in enumerate(zip(rescale, places(), strict=True)):
-        stored[k] = np.rint((values[k] - intercept) / slope)
-        values[k] = stored[k] * slope + intercept
-        when = _item(StackID="1", InStackPositionNumber=k + 1, DimensionIndexValues=[k + 1], FrameAcquisitionNumber=1)
-        frame = _item(
-            FrameContentSequence=Items([when]),
-            PlanePositionSequence=Items([_item(ImagePositionPatient=[f"{v:.6g}" for v in place])]),
-        )
-        transformation = _item(RescaleSlope=slope, RescaleIntercept=intercept, RescaleType="HU")
-        (group if shared else frame).PixelValueTransformationSequence = Items([transformation])
-        frames.append(frame)
-    dataset.SharedFunctionalGroupsSequence = Items([group])
-    dataset.PerFrameFunctionalGroupsSequence = Items(frames)
-    save(_with_pixels(dataset, stored), folder / "multiframe.dcm")
-    return Made(folder, truth(values))
-
-
 def enhanced_shared(folder: Path) -> Made:
     return enhanced(folder, shared=True)
 
 
 def enhanced_per_frame(folder: Path) -> Made:
     return enhanced(folder, shared=False)
-
-
-def _item(**tags: Any) -> Dataset:
-    item = Dataset()
-    for keyword, value in tags.items():
-        setattr(item, keyword, value)
-    return item
 
 
 # Read right, with a word about it -------------------------------------------------------------------------------------
@@ -316,11 +144,6 @@ def localizer(folder: Path) -> Made:
         ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
     )
     return Made(save_all([*slices(), scout], folder), truth(noise()))
-
-
-def monochrome1(folder: Path) -> Made:
-    """Shown inverted; the stored values mean what they mean."""
-    return Made(save_all(slices(PhotometricInterpretation="MONOCHROME1"), folder), truth(noise()))
 
 
 def no_rescale(folder: Path) -> Made:
@@ -349,15 +172,10 @@ def structure_set(folder: Path) -> Made:
         ("RS.dcm", RTStructureSetStorage, "RTSTRUCT"),
         ("SR.dcm", "1.2.840.10008.5.1.4.1.1.88.11", "SR"),
     ):
-        dataset = _patient(uid(modality), sop_class)
+        dataset = patient(uid(modality), sop_class)
         dataset.Modality, dataset.SOPInstanceUID = modality, uid(modality, 1)
         save(dataset, folder / name)
     return Made(folder, truth(noise()))
-
-
-def single_slice(folder: Path) -> Made:
-    """One slice: how far the next would be is known from SliceThickness alone."""
-    return Made(save_all(slices(noise(1)), folder), truth(noise(1)))
 
 
 def dicomdir(folder: Path) -> Made:
@@ -373,31 +191,39 @@ def dicomdir(folder: Path) -> Made:
     return Made(folder, truth(noise()))
 
 
-def path_in_description(folder: Path) -> Made:
-    """A tag that would leave the output folder, were a name built from it."""
-    description = f"../../{CANARY}/evil"
-    return Made(save_all(slices(SeriesDescription=description), folder), truth(noise()))
-
-
-def patient_in_description(folder: Path) -> Made:
-    return Made(
-        save_all(slices(SeriesDescription=f"{CANARY} 1950-01-01", PatientName=f"{CANARY}^Jo"), folder), truth(noise())
-    )
-
-
 # Refused --------------------------------------------------------------------------------------------------------------
+
+
+def spoilt(change: Callable[[list[Dataset]], object]) -> Callable[[Path], Made]:
+    """A case that no volume can be made of: the slices of the series, one of which is changed."""
+
+    def make(folder: Path) -> Made:
+        datasets = slices()
+        change(datasets)
+        return Made(save_all(datasets, folder), None)
+
+    return make
+
+
+def fewer_rows(datasets: list[Dataset]) -> None:
+    datasets[3] = instance(noise()[3][:-2], 4, places()[3])
+
+
+def wider_pixels(datasets: list[Dataset]) -> None:
+    datasets[3].PixelSpacing = [ROW_MM, 2 * COLUMN_MM]
+
+
+def turned(datasets: list[Dataset]) -> None:
+    """By 0.25 degrees in the slice's plane."""
+    turn = np.radians(0.25)
+    directions = (np.cos(turn), np.sin(turn), 0, -np.sin(turn), np.cos(turn), 0)
+    datasets[3].ImageOrientationPatient = [f"{v:.8g}" for v in directions]
 
 
 def two_series(folder: Path) -> Made:
     second = slices(noise(seed=7), SeriesInstanceUID=uid("second"), SeriesNumber=2)
     save_all(slices(), folder)
     return Made(save_all(second, folder, name="B"), None)
-
-
-def missing_slice(folder: Path) -> Made:
-    datasets = slices()
-    del datasets[3]
-    return Made(save_all(datasets, folder), None)
 
 
 def duplicate_other(folder: Path) -> Made:
@@ -422,27 +248,9 @@ def variable_spacing(folder: Path) -> Made:
     return Made(save_all(slices(at=at), folder), None)
 
 
-def one_without_position(folder: Path) -> Made:
-    datasets = slices()
-    del datasets[3].ImagePositionPatient
-    return Made(save_all(datasets, folder), None)
-
-
 def no_geometry(folder: Path) -> Made:
     tags = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
     return Made(save_all([instance(v, k, (0, 0, 0), **tags) for k, v in enumerate(noise(), 1)], folder), None)
-
-
-def different_matrix(folder: Path) -> Made:
-    datasets = slices()
-    datasets[3] = instance(noise()[3][:-2], 4, places()[3])
-    return Made(save_all(datasets, folder), None)
-
-
-def different_pixel_spacing(folder: Path) -> Made:
-    datasets = slices()
-    datasets[3].PixelSpacing = [ROW_MM, 2 * COLUMN_MM]
-    return Made(save_all(datasets, folder), None)
 
 
 def truncated_pixels(folder: Path) -> Made:
@@ -494,16 +302,6 @@ def no_preamble(folder: Path) -> Made:
     return Made(folder, truth(noise()))
 
 
-def turned_slice(folder: Path) -> Made:
-    """One slice is turned by 0.25 degrees in its plane."""
-    datasets = slices()
-    turn = np.radians(0.25)
-    datasets[3].ImageOrientationPatient = [
-        f"{v:.8g}" for v in (np.cos(turn), np.sin(turn), 0, -np.sin(turn), np.cos(turn), 0)
-    ]
-    return Made(save_all(datasets, folder), None)
-
-
 def mosaic(folder: Path) -> Made:
     """A Siemens mosaic: the slices of a volume as tiles of one picture."""
     values = np.zeros((4 * ROWS, 2 * COLUMNS), np.int16)
@@ -528,17 +326,24 @@ def empty_folder(folder: Path) -> Made:
 
 CASES = (
     BadInput("two series", "two series in one folder", two_series, "E-SERIES"),
-    BadInput("missing slice", "one slice of eight is missing", missing_slice, "E-MISSING-SLICE"),
+    BadInput(
+        "missing slice", "one slice of eight is missing", spoilt(lambda datasets: datasets.pop(3)), "E-MISSING-SLICE"
+    ),
     BadInput("duplicate, same", "a slice twice, same pixels", duplicate_same, "W-DUPLICATE"),
     BadInput("duplicate, other", "two slices at one place, other pixels", duplicate_other, "E-DUPLICATE"),
     BadInput("gantry tilt", "slices slide by 0.5 mm each", gantry_tilt, "E-TILT"),
     BadInput("variable spacing", "gaps of 3 mm, then of 5 mm", variable_spacing, "E-SPACING"),
     BadInput("jitter", "positions off by 0.02 mm", jitter, None),
-    BadInput("one without position", "one slice has no position", one_without_position, "E-NO-GEOMETRY"),
+    BadInput(
+        "one without position",
+        "one slice has no position",
+        spoilt(lambda datasets: delattr(datasets[3], "ImagePositionPatient")),
+        "E-NO-GEOMETRY",
+    ),
     BadInput("no geometry", "no position, no orientation at all", no_geometry, "E-NO-GEOMETRY"),
     BadInput("localizer", "a localizer inside the series", localizer, "W-LOCALIZER"),
-    BadInput("matrix", "one slice of another matrix", different_matrix, "E-MATRIX"),
-    BadInput("pixel spacing", "one slice of another pixel spacing", different_pixel_spacing, "E-SPACING"),
+    BadInput("matrix", "one slice of another matrix", spoilt(fewer_rows), "E-MATRIX"),
+    BadInput("pixel spacing", "one slice of another pixel spacing", spoilt(wider_pixels), "E-SPACING"),
     BadInput("slope per slice", "another slope in every slice (PET)", slope_per_slice, None),
     BadInput("signed", "signed pixels", series(PixelRepresentation=1, RescaleIntercept=0), None),
     BadInput("implicit VR", "implicit VR little endian", series(ImplicitVRLittleEndian), None),
@@ -546,26 +351,31 @@ CASES = (
     BadInput("oblique", "oblique", series(ImageOrientationPatient=list(OBLIQUE)), None),
     BadInput("negated column", "rows run to the right of the patient", negated_column, None),
     BadInput("numbered backwards", "instance numbers against the positions", numbered_backwards, None),
-    BadInput("MONOCHROME1", "MONOCHROME1", monochrome1, "W-MONOCHROME1"),
+    BadInput(
+        "MONOCHROME1",
+        "MONOCHROME1",
+        series(PhotometricInterpretation="MONOCHROME1"),
+        "W-MONOCHROME1",
+    ),
     BadInput("no rescale", "CT without rescale", no_rescale, "W-NOT-HU"),
     BadInput("junk", "other files beside the slices", junk, "I-SKIPPED"),
     BadInput("RTSTRUCT, SR", "RTSTRUCT and SR beside the slices", structure_set, "I-SKIPPED"),
     BadInput("DICOMDIR", "DICOMDIR beside the slices", dicomdir, "I-SKIPPED"),
     BadInput("truncated pixels", "pixel data of one slice cut short", truncated_pixels, "E-TRUNCATED"),
-    BadInput("path in a tag", "SeriesDescription is a path upwards", path_in_description, None),
-    BadInput("patient in a tag", "SeriesDescription holds a name", patient_in_description, None),
+    BadInput("path in a tag", "SeriesDescription is a path upwards", series(SeriesDescription=UPWARDS), None),
+    BadInput("patient in a tag", "SeriesDescription holds a name", series(**NAMED), None),
     BadInput("time points", "two time points in one series", time_points, "E-TIMEPOINTS"),
     BadInput("enhanced, shared", "enhanced CT, shared rescale", enhanced_shared, None),
     BadInput("enhanced, per frame", "enhanced CT, rescale per frame", enhanced_per_frame, "W-RESCALE"),
-    BadInput("single slice", "a single slice", single_slice, "W-SINGLE-SLICE"),
-    BadInput("three slices", "three slices", three_slices, None),
+    BadInput("single slice", "a single slice", short(1), "W-SINGLE-SLICE"),
+    BadInput("three slices", "three slices", short(3), None),
     BadInput("RLE", "RLE", series(RLELossless), None),
     BadInput("JPEG-LS", "JPEG-LS", series(JPEGLSLossless), None),
     BadInput("JPEG 2000", "JPEG 2000", series(JPEG2000Lossless), None),
     BadInput("no decoder", "compression without a decoder (JPEG XL)", no_decoder, "E-DECODER"),
     BadInput("corrupt frame", "one JPEG 2000 frame overwritten", corrupt_frame, "E-CORRUPT"),
     BadInput("no preamble", "data sets without the DICOM preamble", no_preamble, "E-NO-PREAMBLE"),
-    BadInput("turned slice", "one slice turned by 0.25 degrees", turned_slice, "E-ORIENTATION"),
+    BadInput("turned slice", "one slice turned by 0.25 degrees", spoilt(turned), "E-ORIENTATION"),
     BadInput("mosaic", "Siemens mosaic", mosaic, "E-MOSAIC"),
     BadInput("ZIP", "the series as a ZIP", archive, "E-FORMAT"),
     BadInput("no DICOM", "a folder without DICOM", empty_folder, "E-NOT-DICOM"),

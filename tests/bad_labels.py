@@ -30,24 +30,42 @@ def label_file(folder: Path, name: str = SPOILT) -> Path:
     return folder / "labels" / f"{name}.nii.gz"
 
 
-def with_label(change: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[Path], Made]:
-    """A case whose label has other values, ``(1, x, y, z)``."""
+def changed(change: Callable[[Volume], Volume], *files: Callable[[Path], Path]) -> Callable[[Path], Made]:
+    """A case whose image, label or both (``image_file``, ``label_file``) are others."""
 
     def make(folder: Path) -> Made:
-        path = label_file(write_balls(folder))
-        label = read_volume(path, labels=True)
-        write_volume(Volume(change(label.data), label.affine), path)
+        write_balls(folder)
+        for file in files:
+            write_volume(change(read_volume(file(folder), labels=file is label_file)), file(folder))
         return Made(folder, None)
 
     return make
 
 
-def with_image(change: Callable[[Volume], Volume]) -> Callable[[Path], Made]:
-    """A case whose image is another."""
+def with_label(change: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[Path], Made]:
+    """A case whose label has other values, ``(1, x, y, z)``."""
+    return changed(lambda label: Volume(change(label.data), label.affine), label_file)
+
+
+def renamed(name: str) -> Callable[[Path], Made]:
+    """A case that is called otherwise."""
 
     def make(folder: Path) -> Made:
-        path = image_file(write_balls(folder))
-        write_volume(change(read_volume(path)), path)
+        write_balls(folder)
+        for file in (image_file, label_file):
+            file(folder).rename(file(folder, name))
+        return Made(folder, None)
+
+    return make
+
+
+def copied(first: str, second: str, *files: Callable[[Path, str], Path]) -> Callable[[Path], Made]:
+    """A case of which the image, the label or both are those of another."""
+
+    def make(folder: Path) -> Made:
+        write_balls(folder)
+        for file in files:
+            shutil.copy(file(folder, first), file(folder, second))
         return Made(folder, None)
 
     return make
@@ -64,16 +82,6 @@ def one_voxel(value: float, dtype: str) -> Callable[[NDArray[Any]], NDArray[Any]
 
 def cropped_label(data: NDArray[Any]) -> NDArray[Any]:
     return data[:, :-2]
-
-
-def moved_label(folder: Path) -> Made:
-    """The label has the size of the image and lies 5 mm beside it."""
-    path = label_file(write_balls(folder))
-    label = read_volume(path, labels=True)
-    affine = label.affine.copy()
-    affine[0, 3] += 5
-    write_volume(Volume(label.data, affine), path)
-    return Made(folder, None)
 
 
 def no_label(folder: Path) -> Made:
@@ -109,22 +117,6 @@ def leakage(folder: Path) -> Made:
     return Made(folder, None)
 
 
-def same_content(folder: Path) -> Made:
-    """Two cases to train on are one."""
-    first, second = parts()[0][:2]
-    write_balls(folder)
-    shutil.copy(image_file(folder, first), image_file(folder, second))
-    shutil.copy(label_file(folder, first), label_file(folder, second))
-    return Made(folder, None)
-
-
-def same_label(folder: Path) -> Made:
-    """Two images have the label of one of them."""
-    write_balls(folder)
-    shutil.copy(label_file(folder, NAMES[0]), label_file(folder, SPOILT))
-    return Made(folder, None)
-
-
 def swapped_label(folder: Path) -> Made:
     """The label belongs to another image: most of it lies in the air around the head."""
     write_balls(folder)
@@ -134,42 +126,25 @@ def swapped_label(folder: Path) -> Made:
     return Made(folder, None)
 
 
-def same_name(folder: Path) -> Made:
-    """Two cases whose names differ in capitals alone: on many discs their results are one file."""
-    write_balls(folder)
-    for file in (image_file, label_file):
-        file(folder).rename(file(folder, "BALL_0"))
-    return Made(folder, None)
-
-
-def reserved_name(folder: Path) -> Made:
-    """A case that no Windows machine can hold."""
-    write_balls(folder)
-    for file in (image_file, label_file):
-        file(folder).rename(file(folder, "aux"))
-    return Made(folder, None)
-
-
 def constant(volume: Volume) -> Volume:
     return volume.with_data(np.full_like(volume.data, 100))
 
 
-def small(folder: Path) -> Made:
-    """A case of 10 slices for a patch of 16."""
-    write_balls(folder)
-    for path, labels in ((image_file(folder), False), (label_file(folder), True)):
-        volume = read_volume(path, labels=labels)
-        write_volume(Volume(volume.data[..., 4:14], volume.affine), path)
-    return Made(folder, None)
+def moved(label: Volume) -> Volume:
+    """As large as before, 5 mm beside it."""
+    affine = label.affine.copy()
+    affine[0, 3] += 5
+    return Volume(label.data, affine)
 
 
-def coarse(folder: Path) -> Made:
-    """One case has voxels of 8 mm where the others have 1 mm."""
-    write_balls(folder)
-    for path, labels in ((image_file(folder), False), (label_file(folder), True)):
-        volume = read_volume(path, labels=labels)
-        write_volume(Volume(volume.data, np.diag([1, 1, 8, 1.0])), path)
-    return Made(folder, None)
+def few_slices(volume: Volume) -> Volume:
+    """10 slices, for a patch of 16."""
+    return Volume(volume.data[..., 4:14], volume.affine)
+
+
+def thick_slices(volume: Volume) -> Volume:
+    """Slices of 8 mm where the other cases have 1 mm."""
+    return Volume(volume.data, np.diag([1, 1, 8, 1.0]))
 
 
 def three_channels(volume: Volume) -> Volume:
@@ -186,20 +161,26 @@ CASES = (
     BadInput("negative", "a negative label value", with_label(one_voxel(-1, "int16")), "E-LABEL-VALUE"),
     BadInput("above 255", "label value 300 (44 in uint8)", with_label(one_voxel(300, "uint16")), "E-LABEL-VALUE"),
     BadInput("size", "label smaller than its image", with_label(cropped_label), "E-GRID"),
-    BadInput("place", "label 5 mm beside its image", moved_label, "E-GRID"),
+    BadInput("place", "label 5 mm beside its image", changed(moved, label_file), "E-GRID"),
     BadInput("no label", "an image without a label", no_label, "E-LABEL-MISSING"),
     BadInput("empty label", "a label without foreground", with_label(np.zeros_like), "I-EMPTY-LABEL"),
     BadInput("absent class", "a class that no label holds", absent_class, "E-CLASS-ABSENT"),
     BadInput("leakage", "one image in training and validation", leakage, "E-LEAKAGE"),
-    BadInput("same content", "one image twice in training", same_content, "W-SAME-CONTENT"),
-    BadInput("same label", "one label for two images", same_label, "W-SAME-LABEL"),
+    BadInput(
+        "same content", "one image twice in training", copied(*parts()[0][:2], image_file, label_file), "W-SAME-CONTENT"
+    ),
+    BadInput("same label", "one label for two images", copied(NAMES[0], SPOILT, label_file), "W-SAME-LABEL"),
     BadInput("swapped label", "a label outside the image's content", swapped_label, "W-LABEL-OUTSIDE"),
-    BadInput("same name", "names that differ in capitals alone", same_name, "E-SAME-NAME"),
-    BadInput("reserved name", "a name that Windows reserves", reserved_name, "W-NAME"),
-    BadInput("constant", "an image of one value", with_image(constant), "W-CONSTANT"),
-    BadInput("small", "an image smaller than the patch", small, "I-PADDED"),
-    BadInput("spacing", "one case of 8 mm slices among 1 mm", coarse, "W-SPACING"),
-    BadInput("three channels", "three volumes where one is expected", with_image(three_channels), "E-CHANNEL-COUNT"),
-    BadInput("two axes", "a 2-D image for a 3-D task", with_image(one_slice), "E-DIMENSIONS"),
+    BadInput("same name", "names that differ in capitals alone", renamed("BALL_0"), "E-SAME-NAME"),
+    BadInput("reserved name", "a name that Windows reserves", renamed("aux"), "W-NAME"),
+    BadInput("constant", "an image of one value", changed(constant, image_file), "W-CONSTANT"),
+    BadInput("small", "an image smaller than the patch", changed(few_slices, image_file, label_file), "I-PADDED"),
+    BadInput(
+        "spacing", "one case of 8 mm slices among 1 mm", changed(thick_slices, image_file, label_file), "W-SPACING"
+    ),
+    BadInput(
+        "three channels", "three volumes where one is expected", changed(three_channels, image_file), "E-CHANNEL-COUNT"
+    ),
+    BadInput("two axes", "a 2-D image for a 3-D task", changed(one_slice, image_file), "E-DIMENSIONS"),
 )
 """Every row of the catalogue about labels and data sets, and the finding that the engine must give."""

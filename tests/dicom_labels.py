@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from medseg3d.volume import Volume
-from tests import bad_dicom
+from tests import bad_dicom, dicom_series
 from tests.bad_input import Made
 
 ACQUISITIONS: dict[str, Callable[[Path], Made]] = {
     "axial": bad_dicom.series(),
     "rows to the right, slices downwards": bad_dicom.negated_column,
     "numbered backwards": bad_dicom.numbered_backwards,
-    "sagittal": bad_dicom.series(ImageOrientationPatient=list(bad_dicom.SAGITTAL)),
-    "oblique": bad_dicom.series(ImageOrientationPatient=list(bad_dicom.OBLIQUE)),
+    "sagittal": bad_dicom.series(ImageOrientationPatient=list(dicom_series.SAGITTAL)),
+    "oblique": bad_dicom.series(ImageOrientationPatient=list(dicom_series.OBLIQUE)),
     "jitter": bad_dicom.jitter,
-    "one slice": bad_dicom.single_slice,
+    "one slice": bad_dicom.short(1),
     "multi-frame": bad_dicom.enhanced_shared,
 }
 """All with pixels of 0.8 x 0.7 mm and 3 mm between slices."""

@@ -15,7 +15,7 @@ from pydicom.datadict import DicomDictionary, keyword_for_tag
 
 from medseg3d.cli import main
 from medseg3d.io import write_volume
-from tests import bad_dicom
+from tests import dicom_series
 from tests.test_predictor import save_model
 from tests.training_helpers import ball, ball_task
 
@@ -43,7 +43,7 @@ def signed_study(folder: Path) -> Path:
     """A series with the canary in every text tag, in sequences, private tags, codes and dates of birth."""
     tags = text_tags()
     assert len(tags) > 600
-    datasets = bad_dicom.slices()
+    datasets = dicom_series.slices()
     for dataset in datasets:
         for tag in tags:
             vr = pydicom.datadict.dictionary_VR(tag)
@@ -56,7 +56,7 @@ def signed_study(folder: Path) -> Path:
         item.PatientID = CANARY
         dataset.ProcedureCodeSequence = [item]
         dataset.ReferencedStudySequence = [item]
-    return bad_dicom.save_all(datasets, folder)
+    return dicom_series.save_all(datasets, folder)
 
 
 def signed_nifti(path: Path) -> None:
@@ -168,4 +168,4 @@ def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("nothing")
     assert held(tmp_path) == [f"{CANARY}.txt", "a.gz"]
     study = signed_study(tmp_path / "study")
-    assert len(held(study)) == bad_dicom.SLICES
+    assert len(held(study)) == dicom_series.SLICES

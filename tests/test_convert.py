@@ -16,7 +16,7 @@ from medseg3d.io.description import describe
 from medseg3d.io.headers import read_image_header
 from medseg3d.io.images import read_volume, write_volume
 from medseg3d.volume import Volume
-from tests.bad_dicom import noise, save_all, slices, truth, uid
+from tests.dicom_series import noise, save_all, slices, truth, uid
 
 CANARY = "ZZCANARY"
 PATIENT = {

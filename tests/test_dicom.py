@@ -26,13 +26,13 @@ from pydicom.uid import (
 from medseg3d.checks import InputError, collected
 from medseg3d.io.dicom import Series, find_series, read_dicom, read_series
 from medseg3d.volume import Volume
-from tests.bad_dicom import (
+from tests.dicom_multiframe import enhanced
+from tests.dicom_series import (
     AXIAL,
     OBLIQUE,
     ORIGIN,
     SAGITTAL,
     SLICES,
-    enhanced,
     instance,
     noise,
     places,

@@ -23,7 +23,7 @@ from medseg3d.io.dicom_cases import find_dicom_cases, reference_series
 from medseg3d.io.dicom_rules import has_contrast
 from medseg3d.io.images import read_volume, write_volume
 from medseg3d.task import Task, load_task
-from tests.bad_dicom import COLUMN_MM, ORIGIN, ROW_MM, instance, noise, save_all, slices, uid
+from tests.dicom_series import COLUMN_MM, ORIGIN, ROW_MM, instance, noise, save_all, slices, uid
 from tests.test_predictor import save_model
 
 BRATS = load_task("brats")

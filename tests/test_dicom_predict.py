@@ -19,7 +19,7 @@ from medseg3d.io.dicom_rt import read_rtstruct
 from medseg3d.io.dicom_seg_reading import read_seg
 from medseg3d.task import Task
 from medseg3d.volume import placed
-from tests import bad_dicom
+from tests import bad_dicom, dicom_series
 from tests.test_predictor import save_model
 
 TASK = Task("two", {"CT": ()}, {"liver": (1,), "left_kidney": (2,)}, (32, 32, 32), intensity="zscore")
@@ -34,7 +34,7 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def study(tmp_path) -> Path:
-    bad_dicom.save_all(bad_dicom.slices(PatientName=bad_dicom.CANARY), tmp_path / "studies" / "one")
+    dicom_series.save_all(dicom_series.slices(PatientName=bad_dicom.CANARY), tmp_path / "studies" / "one")
     return tmp_path / "studies"
 
 

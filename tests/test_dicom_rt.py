@@ -15,7 +15,7 @@ from medseg3d.io.readback import centroids_mm
 from medseg3d.io.segments import segments_of
 from medseg3d.task import load_task
 from medseg3d.volume import placed
-from tests import bad_dicom
+from tests import dicom_series
 from tests.dicom_labels import ACQUISITIONS, scan
 
 ORGANS = load_task("organ_ct")
@@ -213,7 +213,7 @@ def drawn(tmp_path, rois: dict[str, list[list[tuple[float, float, float]]]], kin
         for points in contours:
             contour = pydicom.Dataset()
             contour.ContourGeometricType, contour.NumberOfContourPoints = kind, len(points)
-            mm = np.array(bad_dicom.ORIGIN) + np.array(points) * (0.7, 0.8, 3)
+            mm = np.array(dicom_series.ORIGIN) + np.array(points) * (0.7, 0.8, 3)
             contour.ContourData = [f"{v:.5f}" for v in mm.ravel()]
             item.ContourSequence.append(contour)
     dataset.save_as(path)
@@ -264,7 +264,7 @@ def test_points_and_open_lines_are_left_out_with_a_word(tmp_path):
 def test_images_of_another_frame_of_reference_are_refused(tmp_path):
     path, _ = drawn(tmp_path, {"liver": [square(4.5, 14.5)]})
     with refused("E-SOURCE", match="frame of reference"):
-        read_rtstruct(path, bad_dicom.slices(FrameOfReferenceUID=bad_dicom.uid("elsewhere")))
+        read_rtstruct(path, dicom_series.slices(FrameOfReferenceUID=dicom_series.uid("elsewhere")))
 
 
 def test_other_and_damaged_files_are_refused(tmp_path):

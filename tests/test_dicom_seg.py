@@ -23,7 +23,7 @@ from medseg3d.io.readback import centroids_mm
 from medseg3d.io.segments import Code, Segment, codes_of, segments_of, values_of
 from medseg3d.task import Task, load_task, task_names
 from medseg3d.volume import Volume, placed
-from tests import bad_dicom
+from tests import bad_dicom, dicom_series
 from tests.dicom_labels import ACQUISITIONS, scan
 from tests.shared import real_data
 
@@ -194,15 +194,15 @@ def test_labels_that_do_not_fit_are_refused(tmp_path, change, code):
 )
 def test_images_without_a_place_are_refused(tmp_path, tags, code):
     given = scan(tmp_path / "in")
-    images = bad_dicom.slices(**tags)
+    images = dicom_series.slices(**tags)
     with refused(code):
         write_seg(tmp_path / "case.dcm", given.labels, SEGMENTS, images)
 
 
 def test_images_of_two_series_or_with_a_gap_are_refused(tmp_path):
     given = scan(tmp_path / "in")
-    images = bad_dicom.slices()
-    other = bad_dicom.slices(SeriesInstanceUID=bad_dicom.uid("another"))
+    images = dicom_series.slices()
+    other = dicom_series.slices(SeriesInstanceUID=dicom_series.uid("another"))
     for sources in ([*images[:4], *other[4:]], [*images[:3], *images[4:]], [*images, images[3]], []):
         with refused("E-SOURCE"):
             write_seg(tmp_path / "case.dcm", given.labels, SEGMENTS, sources)
@@ -220,7 +220,7 @@ def test_images_whose_headers_lack_what_highdicom_takes_for_granted(tmp_path):
         "StudyID",
         "SliceThickness",
     )
-    images = bad_dicom.slices(SpacingBetweenSlices=-1.5)
+    images = dicom_series.slices(SpacingBetweenSlices=-1.5)
     for image in images:
         for keyword in (*gone, "StudyDate", "StudyTime", "ReferringPhysicianName"):
             delattr(image, keyword)
@@ -261,7 +261,7 @@ def test_values_that_the_standard_does_not_allow_are_left_away_without_telling_t
     canary = bad_dicom.CANARY
     odd = {"PatientBirthDate": "18991231", "PatientSex": "SEXSEXSE", "StudyDate": "18991230", "StudyTime": "125959.7"}
     odd |= {"PatientAge": "099Y", "SliceThickness": "8.765432", "SeriesNumber": "87654321", "StudyID": "STUDY-ID"}
-    images = bad_dicom.save_all(bad_dicom.slices(**odd), tmp_path / "odd", ImplicitVRLittleEndian)
+    images = dicom_series.save_all(dicom_series.slices(**odd), tmp_path / "odd", ImplicitVRLittleEndian)
     files = sorted(images.iterdir())
     for path in files:  # pydicom would not write them
         content = path.read_bytes()
@@ -283,8 +283,8 @@ def test_values_that_the_standard_does_not_allow_are_left_away_without_telling_t
 
 def test_names_are_decoded_as_their_file_says(tmp_path):
     given = scan(tmp_path / "in")
-    images = bad_dicom.slices(SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jürgen")
-    bad_dicom.save_all(images, tmp_path / "latin")
+    images = dicom_series.slices(SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jürgen")
+    dicom_series.save_all(images, tmp_path / "latin")
     files = sorted((tmp_path / "latin").iterdir())
     assert b"M\xfcller" in files[0].read_bytes()
     for path in (
@@ -297,7 +297,7 @@ def test_names_are_decoded_as_their_file_says(tmp_path):
 
 def test_names_in_any_script_are_kept(tmp_path):
     given = scan(tmp_path / "in")
-    images = bad_dicom.slices(SpecificCharacterSet="ISO_IR 192", PatientName="Müller^Jürgen=山田^太郎")
+    images = dicom_series.slices(SpecificCharacterSet="ISO_IR 192", PatientName="Müller^Jürgen=山田^太郎")
     segments = [replace(SEGMENTS[0], name="Leber, größte"), *SEGMENTS[1:]]
     path = write_seg(tmp_path / "case.dcm", given.labels, segments, images)
     assert read_seg(path).segments[0].name == "Leber, größte"
@@ -380,7 +380,7 @@ def by_others(
         )
     stacked = np.stack(list(masks.values()), axis=-1)
     made = highdicom.seg.Segmentation(
-        bad_dicom.slices(),
+        dicom_series.slices(),
         stacked.astype(np.float32) if kind == "FRACTIONAL" else stacked.astype(np.uint8),
         kind,
         descriptions,
@@ -398,7 +398,7 @@ def by_others(
 
 
 def box(*spans: tuple[int, int]) -> np.ndarray:
-    mask = np.zeros((bad_dicom.SLICES, bad_dicom.ROWS, bad_dicom.COLUMNS), bool)
+    mask = np.zeros((dicom_series.SLICES, dicom_series.ROWS, dicom_series.COLUMNS), bool)
     mask[tuple(slice(*span) for span in spans)] = True
     return mask
 
@@ -596,7 +596,7 @@ def test_a_task_says_its_own_codes():
 
 def test_the_patient_is_in_the_file_and_nowhere_else(tmp_path, caplog):
     given = scan(tmp_path / "in")
-    images = bad_dicom.slices(PatientName=bad_dicom.CANARY, SeriesDescription=bad_dicom.CANARY)
+    images = dicom_series.slices(PatientName=bad_dicom.CANARY, SeriesDescription=bad_dicom.CANARY)
     with caplog.at_level("DEBUG"):
         path = write_seg(tmp_path / "case.dcm", given.labels, SEGMENTS, images, model="m")
         read = read_seg(path, task=ORGANS)

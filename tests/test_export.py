@@ -13,17 +13,15 @@ import pytest
 import torch
 
 from medseg3d import SegFormer, load_task, predict_folder, read_volume
-from medseg3d.bundle import write_metadata
 from medseg3d.checks import ConfigError, ModelError
 from medseg3d.cli import main
 from medseg3d.export import FORMATS, export
 from medseg3d.inference.model import load_model
 from medseg3d.networks import SegFormerClassifier, build_network
 from medseg3d.networks.portable import portable
-from medseg3d.preprocessing import Preprocessing
-from medseg3d.training.checkpoint import save_weights
 from medseg3d.training.run import train, validate
 from medseg3d.weights import read_network
+from tests.model_helpers import write_model
 from tests.shared import reference
 from tests.test_networks import TINY, filled, noise, relative_error
 from tests.training_helpers import NETWORK, SETTINGS, ball_task, write_balls
@@ -42,20 +40,6 @@ def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "ball-v1"
     train(TASK, data, folder, overrides=SETTINGS | {"steps_per_epoch": 2, "validation_interval": 1}, epochs=1)
     validate(folder)
-    return folder
-
-
-def made_up(folder: Path, task, network: torch.nn.Module) -> Path:
-    """A model directory without a training."""
-    write_metadata(
-        folder,
-        task=task,
-        network=network.config,
-        preprocessing=Preprocessing.from_task(task),
-        roi_size=task.patch_size,
-        phantom=True,
-    )
-    save_weights(folder / "models", network.state_dict())
     return folder
 
 
@@ -137,7 +121,7 @@ def test_the_card_of_a_model_of_which_little_is_known(tmp_path) -> None:
     network = filled(
         build_network({"name": "segformer", "spatial_dims": 3, "in_channels": 1, "out_channels": 3, **NETWORK})
     )
-    folder = export(made_up(tmp_path / "run", TASK, network), "hf", tmp_path / "out").path
+    folder = export(write_model(tmp_path / "run", TASK, network, phantom=True), "hf", tmp_path / "out").path
     text = (folder / "README.md").read_text()
     assert "it knows no real scan" in text
     assert "Nothing is known here of the data" in text
@@ -150,7 +134,9 @@ def test_a_classifier_is_exported_too(to, tmp_path) -> None:
     task = load_task("shapes")
     sizes = {"in_channels": task.in_channels, "out_channels": task.out_channels, "widths": NETWORK["widths"]}
     network = filled(build_network({"name": "segformer_classifier", "spatial_dims": 2, **sizes}))
-    path = export(made_up(tmp_path / "run", task, network), to, tmp_path / f"shapes{FORMATS[to].suffix}").path
+    path = export(
+        write_model(tmp_path / "run", task, network, phantom=True), to, tmp_path / f"shapes{FORMATS[to].suffix}"
+    ).path
     if to != "bundle":
         assert isinstance(read_network(path), SegFormerClassifier)
         with pytest.raises(ValueError, match="holds a SegFormerClassifier, not a SegFormer"):
@@ -251,7 +237,7 @@ def test_onnx_is_equal_at_other_sizes_and_batches(dims, tmp_path, caplog) -> Non
     task = ball_task(patch_size=[64, 48, 16][:dims], spacing_mm=[1.0] * dims)
     config = {"name": "segformer", "spatial_dims": dims, "in_channels": 1, "out_channels": 3, **NETWORK}
     network = filled(build_network(config))
-    path = export(made_up(tmp_path / "run", task, network), "onnx", tmp_path / "ball.onnx").path
+    path = export(write_model(tmp_path / "run", task, network, phantom=True), "onnx", tmp_path / "ball.onnx").path
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == ["batch", 1, *"xyz"[:dims]]
     assert json.loads(session.get_modelmeta().custom_metadata_map["task"])["labels"] == {"shell": [1], "core": [2]}

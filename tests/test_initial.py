@@ -11,16 +11,14 @@ import pytest
 import torch
 import yaml
 
-from medseg3d.bundle import write_metadata
 from medseg3d.checks import ConfigError, ModelError
 from medseg3d.cli import main
 from medseg3d.networks import MixTransformer, SegFormer
 from medseg3d.networks.inflation import adapted
-from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task, load_task
-from medseg3d.training.checkpoint import save_weights
 from medseg3d.training.initial import begin_with, initial_config
 from medseg3d.training.parts import network_config, new_network
+from tests.model_helpers import write_model
 from tests.test_networks import filled, published_shapes
 from tests.test_pretrained import mmseg_names, theirs
 from tests.training_helpers import SETTINGS, ball_task, write_balls
@@ -41,16 +39,7 @@ def begun(place: Path, task: Task) -> dict[str, torch.Tensor]:
 
 def made_up(folder: Path, task: Task, **options) -> tuple[Path, dict[str, torch.Tensor]]:
     network = filled(new_network(network_config(task, {"widths": [8, 16, 40, 64], "depths": [1] * 4, **options}), 0))
-    write_metadata(
-        folder,
-        task=task,
-        network=network.config,
-        preprocessing=Preprocessing.from_task(task),
-        roi_size=task.patch_size,
-        phantom=False,
-    )
-    save_weights(folder / "models", network.state_dict())
-    return folder, network.state_dict()
+    return write_model(folder, task, network), network.state_dict()
 
 
 def test_a_2d_hugging_face_encoder_begins_a_3d_training(tmp_path: Path, caplog) -> None:

@@ -13,7 +13,7 @@ from medseg3d.io.dicom_seg import write_seg
 from medseg3d.io.segments import segments_of
 from medseg3d.task import load_task
 from medseg3d.volume import placed
-from tests import bad_dicom
+from tests import dicom_series
 from tests.dicom_labels import scan
 
 SEGMENTS = segments_of(load_task("organ_ct"))
@@ -62,10 +62,10 @@ def test_contours_need_their_images(tmp_path, given, capsys):
 
 @pytest.mark.parametrize("name", ["case.seg.dcm", "case.rtstruct.dcm"])
 def test_other_images_are_refused(tmp_path, given, capsys, name):
-    bad_dicom.save_all(bad_dicom.slices(FrameOfReferenceUID=bad_dicom.uid("elsewhere")), tmp_path / "other")
+    dicom_series.save_all(dicom_series.slices(FrameOfReferenceUID=dicom_series.uid("elsewhere")), tmp_path / "other")
     assert convert(tmp_path, name, "--images", tmp_path / "other") == 5
     assert "another frame of reference than the images" in capsys.readouterr().err
-    bad_dicom.save_all(bad_dicom.slices(), tmp_path / "axial")
+    dicom_series.save_all(dicom_series.slices(), tmp_path / "axial")
     assert convert(tmp_path, name, "--images", tmp_path / "axial") == 5
     said = capsys.readouterr().err
     assert "E-GRID" in said or "E-CONTOUR" in said
