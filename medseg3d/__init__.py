@@ -11,11 +11,13 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Predictor": "medseg3d.inference.predictor",
+    "Preprocessing": "medseg3d.preprocessing",
     "SegFormer": "medseg3d.networks.segformer",
     "Task": "medseg3d.task",
     "Volume": "medseg3d.volume",
     "calibrate": "medseg3d.training.calibration",
     "compare": "medseg3d.comparison",
+    "cross_validate": "medseg3d.training.crossval",
     "evaluate": "medseg3d.evaluation",
     "load_task": "medseg3d.task",
     "predict_folder": "medseg3d.inference.folder",
@@ -23,6 +25,7 @@ _PUBLIC = {
     "train": "medseg3d.training.run",
     "validate": "medseg3d.training.run",
     "verify": "medseg3d.inference.verify",
+    "write_report": "medseg3d.report",
     "write_volume": "medseg3d.io",
 }
 __all__ = [*_PUBLIC, "__version__"]  # noqa: PLE0604

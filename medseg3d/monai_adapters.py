@@ -67,16 +67,19 @@ def _plain(values: Any) -> Tensor:
     return torch.as_tensor(values).as_subclass(Tensor)
 
 
-def find_items(folder: str | Path, task: Mapping[str, Any]) -> list[dict[str, Any]]:
+def find_items(folder: str | Path, task: Mapping[str, Any], *, labels: bool = False) -> list[dict[str, Any]]:
     """The cases of a folder as a MONAI data list: ``{"image": [file of each channel], "index": [channel in it], "name"}``.
 
     Args:
         folder: in any layout that ``find_cases`` knows.
         task: ``Task.as_dict()``.
+        labels: those that have a label map, under ``label``.
     """
-    cases = find_cases(folder, Task.from_dict(task), labels=False).cases
+    cases = find_cases(folder, Task.from_dict(task), labels=labels).cases
     return [
-        {"name": c.name, "image": [str(f.path) for f in c.images], "index": [f.index for f in c.images]} for c in cases
+        {"name": c.name, "image": [str(f.path) for f in c.images], "index": [f.index for f in c.images]}
+        | ({"label": str(c.label)} if c.label is not None else {})
+        for c in cases
     ]
 
 

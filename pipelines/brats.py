@@ -1,4 +1,4 @@
-"""A BraTS data folder to scores, with the Python API alone: train, segment unseen cases, evaluate.
+"""A BraTS data folder to a report, with the Python API alone: train, segment unseen cases, evaluate.
 
     python pipelines/brats.py [DATA] [RUN] [key=value ...]
 
@@ -34,6 +34,9 @@ def main(data: Path | None, run: Path | None, settings: dict[str, object]) -> No
     for name, ids in predictor.task.labels.items():
         inside = sum(int((labels.data == value).sum()) for value in ids)
         print(f"{case}: {name} {inside * voxel_ml:.1f} ml")
+
+    # One HTML file that works offline: curves, scores, every case with a slice viewer, the worst first.
+    print(f"report: {medseg3d.write_report(model, model / 'report.html')}")
 
 
 if __name__ == "__main__":

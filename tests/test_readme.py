@@ -48,7 +48,7 @@ def test_links_lead_to_files() -> None:
 
 def test_pipelines_are_short() -> None:
     for path in (ROOT / "pipelines").glob("*.py"):
-        assert len(path.read_text().splitlines()) < 60, path.name
+        assert len(path.read_text().splitlines()) < 100, path.name
 
 
 def test_the_install_commands_are_what_ci_runs() -> None:
