@@ -4,7 +4,8 @@
     python -m benchmarks.training --only speed               steps per second and peak memory at the same patch and batch
     python -m benchmarks.training --piece SIDE:SEED:MINUTES --data HIPPOCAMPUS
     python -m benchmarks.training --piece SIDE:foldK:MINUTES --data HIPPOCAMPUS
-    python -m benchmarks.training --collect                  docs/results.json from all pieces that are there
+    python -m benchmarks.training --piece DATASET:SIDE:MINUTES           see benchmarks/training_plans.py
+    python -m benchmarks.training --collect                  docs/results.json from all pieces that are there, and tables
 
 Sides: medseg3d, dynunet, segformer3d, nnunet. A piece trains one side on the fixed 80/20 split (or on all folds but one of
 five), alone on the machine, for a wall clock that holds everything from reading the data to the trained network; it predicts the
@@ -21,7 +22,6 @@ import json
 import math
 import os
 import re
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,14 +31,15 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from benchmarks.measure import machine, report
+from benchmarks.training_data import DATASETS, TOLERANCE_MM
+from benchmarks.training_plans import PlanPiece, run_plan_piece
+from benchmarks.training_results import FOLDS, collect, tables
 
 ROOT = Path(__file__).parent.parent
 PIECES = ROOT / "docs" / "results" / "training"
 RESULTS = ROOT / "docs" / "results.json"
 SIDES = ("medseg3d", "dynunet", "segformer3d", "nnunet")
 TASK = "hippocampus"
-FOLDS = 5
-TOLERANCE_MM = 1.0
 PIPELINES = {
     "pipeline_over_fixed": "hippocampus",
     "pipeline_over_fixed_4_channels": "brats",
@@ -68,7 +69,8 @@ class Piece:
         match = re.fullmatch(r"(\w+):(?:(\d+)|fold([1-5])):(\d+(?:\.\d+)?)", text)
         if not match or match[1] not in SIDES:
             raise argparse.ArgumentTypeError(
-                f"{text!r} must be SIDE:SEED:MINUTES or SIDE:foldK:MINUTES, SIDE one of {', '.join(SIDES)}"
+                f"{text!r} must be SIDE:SEED:MINUTES or SIDE:foldK:MINUTES, SIDE one of {', '.join(SIDES)}; or "
+                f"DATASET:SIDE:MINUTES, DATASET one of {', '.join(DATASETS)}, SIDE medseg3d or dynunet"
             )
         return cls(match[1], int(match[2] or 0), float(match[4]), int(match[3]) if match[3] else None)
 
@@ -124,13 +126,14 @@ def run_piece(
             most_steps=most_steps,
         )
     else:
-        from benchmarks.training_sides import predict_side, train_side
+        from benchmarks.training_loop import load, predict_side, train_side
+        from benchmarks.training_sides import SIDES as OTHERS
         from benchmarks.training_speed import count_parameters
 
+        side = OTHERS[piece.side]
         network, found = train_side(
-            piece.side,
-            dataset,
-            training,
+            side,
+            load(dataset, training, task),
             task,
             folder,
             seconds=seconds,
@@ -139,7 +142,7 @@ def run_piece(
             most_steps=most_steps,
         )
         found["parameters"] = count_parameters(network)
-        predict_side(piece.side, network, validation, task, out)
+        predict_side(side, network, validation, task, out)
         weights = folder / "state.pt"
     scores = evaluate(data, out, task, output=kept / piece.name, cases=names["validation"], tolerance_mm=TOLERANCE_MM)
     about = {
@@ -168,8 +171,6 @@ def _medseg3d(
     most_steps: int | None,
 ) -> dict[str, Any]:
     """Train ours with ``medseg3d train``'s own function and defaults; a run that was stopped goes on."""
-    from safetensors import safe_open
-
     from medseg3d.training.run import train
 
     run = folder / "run"
@@ -179,6 +180,13 @@ def _medseg3d(
     if most_steps is not None:
         length, changes = {"epochs": 1}, {**changes, "steps_per_epoch": most_steps}
     train(TASK, data, run, overrides=changes, resume=(run / "configs" / "train.yaml").exists(), split=names, **length)
+    return trained(run, began)
+
+
+def trained(run: Path, began: float) -> dict[str, Any]:
+    """Steps, seconds and size of one of our runs."""
+    from safetensors import safe_open
+
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     with safe_open(run / "models" / "model.safetensors", "np") as weights:
@@ -189,40 +197,6 @@ def _medseg3d(
         "training_seconds": round(sum(float(row["seconds"]) for row in rows), 1),
         "parameters": sum(math.prod(shape) for shape in sizes),
     }
-
-
-def collect() -> dict[str, Any]:
-    """All figures of accuracy, computed again from the cases' scores that the pieces left."""
-    results: dict[str, Any] = {}
-    by_fold: dict[str, dict[str, dict[int, list[float]]]] = {}
-    for file in sorted(PIECES.glob("*/piece.json")):
-        about = json.loads(file.read_text())
-        with (file.parent / "per_case.csv").open() as table:
-            rows = [row for row in csv.DictReader(table) if row["dice"] not in ("", "nan")]
-        by_case: dict[str, list[float]] = {}
-        for row in rows:
-            by_case.setdefault(row["case"], []).append(float(row["dice"]))
-        cases = [statistics.fmean(values) for values in by_case.values()]
-        if about["fold"] is not None:
-            of_side = by_fold.setdefault(f"dice_{FOLDS}fold", {}).setdefault(about["side"], {})
-            of_side[about["fold"]] = cases
-            continue
-        entry = results.setdefault(f"dice_{about['minutes']:g}min", {}).setdefault(about["side"], {"seeds": {}})
-        entry["seeds"][str(about["seed"])] = round(statistics.fmean(cases), 5)
-    for sides in results.values():
-        for entry in sides.values():
-            values = list(entry["seeds"].values())
-            entry["mean"] = round(statistics.fmean(values), 5)
-            entry["spread"] = round(max(values) - min(values), 5)
-    for key, sides in by_fold.items():
-        results[key] = {
-            side: {
-                "mean": round(statistics.fmean(dice for cases in folds.values() for dice in cases), 5),
-                "folds": {str(fold): round(statistics.fmean(cases), 5) for fold, cases in sorted(folds.items())},
-            }
-            for side, folds in sides.items()
-        }
-    return results
 
 
 def speed_and_pipeline(options: argparse.Namespace) -> None:
@@ -250,14 +224,27 @@ def speed_and_pipeline(options: argparse.Namespace) -> None:
     report("Training", rows, figures, options.json)
 
 
+def read_piece(text: str) -> Piece | PlanPiece:
+    """Of either kind."""
+    try:
+        return PlanPiece.read(text)
+    except ValueError:
+        return Piece.read(text)
+
+
 def main() -> None:
     from medseg3d.cli.values import setting
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--only", choices=("pipeline", "speed"))
-    add("--piece", type=Piece.read, metavar="SIDE:SEED:MINUTES")
-    add("--data", type=Path, metavar="FOLDER", help="hippocampus data, for --piece")
+    add("--piece", type=read_piece, metavar="SIDE:SEED:MINUTES|DATASET:SIDE:MINUTES")
+    add(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="for --piece: hippocampus data; of a DATASET the folder of real data",
+    )
     add("--work", type=Path, default=ROOT / "runs" / "benchmark", metavar="FOLDER", help="where pieces train")
     add("--set", type=setting, action="append", default=[], metavar="KEY=VALUE", help="a setting of medseg3d's side")
     add(
@@ -271,7 +258,13 @@ def main() -> None:
     add("--quick", action="store_true", help="small sizes, to see that it works; its figures mean nothing")
     add("--repeats", type=int, default=7)
     options = parser.parse_args()
-    if options.piece is not None:
+    if isinstance(options.piece, PlanPiece):
+        if options.set:
+            parser.error("a plan is tried without changes; leave --set out")
+        kept = (PIECES if options.steps is None else options.work / "tried") / "plans"
+        about = run_plan_piece(options.piece, options.work, kept, data=options.data, most_steps=options.steps)
+        print(json.dumps(about, indent=1))
+    elif options.piece is not None:
         if options.data is None:
             parser.error("--piece needs --data FOLDER")
         kept = PIECES if options.steps is None else options.work / "tried"
@@ -282,8 +275,9 @@ def main() -> None:
     elif options.collect:
         # Figures that other benchmarks put there stay.
         before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        RESULTS.write_text(json.dumps(before | collect(), indent=1, sort_keys=True) + "\n")
-        print(RESULTS.read_text())
+        found = collect(PIECES)
+        RESULTS.write_text(json.dumps(before | found, indent=1, sort_keys=True) + "\n")
+        print(f"{RESULTS}\n\n{tables(found)}")
     else:
         speed_and_pipeline(options)
 

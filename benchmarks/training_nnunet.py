@@ -1,5 +1,7 @@
 """nnU-Net itself as a side of benchmarks/training.py: its own planning, preprocessing, augmentation, network, steps and inference.
 
+    python -m benchmarks.training_nnunet DATASET     what nnU-Net plans for a data set of benchmarks/training_data.py
+
 Needs ``pip install nnunetv2==2.8.1`` (no dependency of medseg3d). Of its trainer the step is used, not the loop over epochs, which
 knows no wall clock: the learning rate falls by nnU-Net's polynomial over the part of the time that is gone. Its validation within
 training is left out, in its favour, since it costs time.
@@ -7,9 +9,11 @@ training is left out, in its favour, since it costs time.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +21,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from medseg3d.io import DataSet
+from medseg3d import write_volume
+from medseg3d.io import DataSet, read_image, read_label
+from medseg3d.io.images import PICTURE_SUFFIXES, image_suffix
 from medseg3d.task import Task
+from medseg3d.training.dataset import encode_labels
 
 NUMBER = 4
 NAME = f"Dataset{NUMBER:03}_Benchmark"
@@ -40,12 +48,7 @@ def train_nnunet(
     most_steps: int | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """Train for a wall clock that began at ``began`` (or go on with what is left of it), and predict the validation cases."""
-    places = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
-    for variable, name in places.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        os.environ[variable] = str(folder / name)
-    os.environ.update({"nnUNet_n_proc_DA": "1", "nnUNet_compile": "f", "nnUNet_def_n_proc": "2"})
-    # It reads those when it is imported.
+    _set_places(folder)  # which it reads when it is imported
     from nnunetv2.experiment_planning import plan_and_preprocess_api as planning
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -113,18 +116,75 @@ def train_nnunet(
     return found, state
 
 
+def plan_nnunet(dataset: DataSet, task: Task, folder: Path) -> dict[str, Any]:
+    """What nnU-Net chooses for a data set: its 3D configuration at full resolution, for pictures its 2D one.
+
+    Axes are nnU-Net's: of a NIfTI file z, y, x; of a picture rows, columns.
+    """
+    _set_places(folder)
+    from nnunetv2.experiment_planning import plan_and_preprocess_api as planning
+
+    _write_raw(dataset, task, folder / "raw" / NAME)
+    planning.extract_fingerprints([NUMBER], num_processes=2, show_progress_bar=False)
+    planning.plan_experiments([NUMBER])
+    plans = json.loads((folder / "preprocessed" / NAME / "nnUNetPlans.json").read_text())
+    chosen = plans["configurations"][CONFIGURATION if task.spatial_dims == 3 else "2d"]
+    network = chosen["architecture"]["arch_kwargs"]
+    return {
+        **{key: chosen[key] for key in ("patch_size", "batch_size", "spacing")},
+        **{key: chosen[key] for key in ("normalization_schemes", "use_mask_for_norm")},
+        **{key: network[key] for key in ("strides", "kernel_sizes", "features_per_stage")},
+        "transpose_forward": plans["transpose_forward"],
+    }
+
+
+def _set_places(folder: Path) -> None:
+    """Where nnU-Net keeps things, and how many processes it takes."""
+    places = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
+    for variable, name in places.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        os.environ[variable] = str(folder / name)
+    os.environ.update({"nnUNet_n_proc_DA": "1", "nnUNet_compile": "f", "nnUNet_def_n_proc": "2"})
+
+
 def _write_raw(dataset: DataSet, task: Task, raw: Path) -> None:
-    """The data set in nnU-Net's layout; the files themselves as they are."""
+    """The data set in nnU-Net's layout; scans of one file per channel as they are, labels as the numbers of the task's."""
     for part in ("imagesTr", "labelsTr"):
         (raw / part).mkdir(parents=True, exist_ok=True)
+    pictures = image_suffix(dataset.cases[0].images[0].path) in PICTURE_SUFFIXES
+    ending = ".png" if pictures else ".nii.gz"
     for case in dataset.cases:
-        assert case.label is not None
-        shutil.copyfile(case.images[0].path, raw / "imagesTr" / f"{case.name}_0000.nii.gz")
-        shutil.copyfile(case.label, raw / "labelsTr" / f"{case.name}.nii.gz")
+        files = [raw / "imagesTr" / f"{case.name}_{i:04}{ending}" for i in range(task.in_channels)]
+        if pictures:
+            Image.open(case.images[0].path).convert("RGB").save(files[0])  # all colours in one file, as it wants them
+        elif len({file.path for file in case.images}) == len(files):
+            for file, place in zip(case.images, files, strict=True):
+                shutil.copyfile(file.path, place)
+        else:
+            image = read_image(case, task)
+            for channel, place in zip(image.data, files, strict=True):
+                write_volume(image.with_data(channel[None]), place)
+        label = read_label(case, dataset, task, None)
+        write_volume(label.with_data(encode_labels(label.data, task)), raw / "labelsTr" / f"{case.name}{ending}")
     about = {
-        "channel_names": {"0": next(iter(task.channels))},
-        "labels": {"background": 0, **{name: task.write[name] for name in task.labels}},
+        "channel_names": {str(i): name for i, name in enumerate(task.channels)},
+        "labels": {"background": 0, **{name: i for i, name in enumerate(task.labels, start=1)}},
         "numTraining": len(dataset.cases),
-        "file_ending": ".nii.gz",
+        "file_ending": ending,
     }
     (raw / "dataset.json").write_text(json.dumps(about))
+
+
+def main() -> None:
+    from benchmarks.training_data import DATASETS, find_dataset
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", choices=DATASETS)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        _, dataset, task, _ = find_dataset(options.dataset, Path(folder, "data"))
+        print(json.dumps(plan_nnunet(dataset, task, Path(folder)), indent=1))
+
+
+if __name__ == "__main__":
+    main()
