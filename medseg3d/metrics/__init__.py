@@ -7,6 +7,7 @@ print(dice(reference, prediction), surfaces.hausdorff(95), surfaces.nsd(toleranc
 """
 
 from medseg3d.metrics.case import measure_case
+from medseg3d.metrics.interval import mean_interval
 from medseg3d.metrics.lesions import Lesion, LesionRule, LesionScores, lesion_scores
 from medseg3d.metrics.overlap import EMPTIES, Overlap, dice, overlap
 from medseg3d.metrics.surface import DEFINITIONS, SurfaceDistances, surface_distances
@@ -21,6 +22,7 @@ __all__ = [
     "SurfaceDistances",
     "dice",
     "lesion_scores",
+    "mean_interval",
     "measure_case",
     "overlap",
     "surface_distances",
