@@ -5,7 +5,6 @@ A folder is read by itself; only where it holds no DICOM file its subfolders cou
 
 from __future__ import annotations
 
-import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,6 +31,7 @@ from medseg3d.io.dicom_pixels import syntax_name
 from medseg3d.io.dicom_rescale import read_values
 from medseg3d.io.dicom_series import Listing, Series
 from medseg3d.io.dicom_slices import Slice, slices_of
+from medseg3d.io.dicom_warnings import without_warnings
 from medseg3d.volume import Grid
 
 DEPTH = 6
@@ -56,8 +56,7 @@ def find_series(path: str | Path, *, timepoint: int | None = None, force: bool =
     path = Path(path)
     if not path.exists():
         raise InputError("E-NOT-READABLE", "does not exist", file=path, fix="check the path")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's repeat values of headers; what matters becomes a finding
+    with without_warnings():
         found = _Files(path, force)
         groups: dict[tuple[str, str], list[Header]] = {}
         for header in found.headers:

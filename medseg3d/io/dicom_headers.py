@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +25,8 @@ from pydicom.uid import (
     MRImageStorage,
     PositronEmissionTomographyImageStorage,
 )
+
+from medseg3d.io.dicom_warnings import without_warnings
 
 HEAD_BYTES = 16384
 """Holds the header of most files; longer ones are read from the file."""
@@ -142,8 +143,7 @@ class Header:
     def decoded(self, keyword: str) -> str:
         """A text element in its own character set, without control characters: for display alone."""
         value = ""
-        with warnings.catch_warnings(), suppress(Exception):  # damaged text is no reason to refuse a scan
-            warnings.simplefilter("ignore")
+        with without_warnings(), suppress(Exception):  # damaged text is no reason to refuse a scan
             value = str(self.dataset.get(keyword, "") or "")
         return "".join(c if c.isprintable() else " " for c in value).strip()
 
@@ -156,8 +156,7 @@ class Header:
 
     def _meta(self, keyword: str) -> str:
         """An element of the file meta information, ``""`` where it is absent or damaged."""
-        with warnings.catch_warnings(), suppress(Exception):
-            warnings.simplefilter("ignore")
+        with without_warnings(), suppress(Exception):
             return str(self.dataset.file_meta.get(keyword, ""))
         return ""
 
@@ -216,8 +215,7 @@ def _header(path: Path, dataset: Dataset, size: int, offset: int, element: bytes
 def _parsed(stream: Any) -> tuple[Dataset, int]:
     """The header, and where it ends."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             dataset = dcmread(stream, stop_before_pixels=True, specific_tags=TAGS, force=True)
             return dataset, stream.tell()
     except Exception as error:  # whatever damaged bytes make pydicom raise

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from pydicom import Dataset
@@ -123,14 +120,3 @@ def series_number(identity: Dataset, nth: int) -> int:
     """For the n-th kind of object that is made from a series."""
     number = int(identity.get("SeriesNumber") or 0)
     return FIRST_SERIES + nth + (number if 0 <= number < 10**6 else 0)
-
-
-logging.getLogger("pydicom").setLevel(logging.ERROR)  # its warnings repeat values, and go there, too
-
-
-@contextmanager
-def without_warnings() -> Iterator[None]:
-    """pydicom's warnings repeat the values that they are about, which may be the patient's."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

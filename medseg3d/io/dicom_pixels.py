@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -33,6 +32,7 @@ from pydicom.uid import (
 from medseg3d.checks import InputError
 from medseg3d.io.dicom_headers import Header
 from medseg3d.io.dicom_slices import Slice
+from medseg3d.io.dicom_warnings import without_warnings
 
 COPY_AGAIN = "copy or export the file again"
 NATIVE = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian}
@@ -165,8 +165,7 @@ def _unpacked(header: Header) -> NDArray[Any]:
     if header.syntax == JPEGExtended12Bit and header.integer("BitsStored") > 8 and "pillow" in there:
         there.remove("pillow")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             plugin = next((p for p in PLUGINS if p in there), "")
             if not plugin and header.syntax in GDCM:
                 return _by_gdcm(header)
@@ -219,8 +218,7 @@ def read_frames(slices: Sequence[Slice], out: NDArray[Any]) -> None:
 
     header = slices[0].header
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             image = Image.from_dataset(dcmread(header.path), copy=False)  # imread prints to stdout what goes wrong
             for start in range(0, len(slices), FRAMES_AT_ONCE):
                 frames = [s.frame or 0 for s in slices[start : start + FRAMES_AT_ONCE]]

@@ -16,6 +16,7 @@ from pydicom.errors import InvalidDicomError
 
 from medseg3d.checks import InputError
 from medseg3d.io.dicom_identity import file_of, references_of
+from medseg3d.io.dicom_warnings import without_warnings
 from medseg3d.volume import Grid, Volume, placed
 
 Source = str | Path | Dataset
@@ -125,6 +126,7 @@ class Planes:
         return plane, np.stack([rows, columns], axis=1)
 
 
+@without_warnings()
 def read_planes(sources: Sequence[Source]) -> Planes:
     """Where the images of one series lie.
 

@@ -24,10 +24,11 @@ from medseg3d.checks import InputError, tell
 from medseg3d.io.atomic import atomic_fill
 from medseg3d.io.colours import label_colour
 from medseg3d.io.contours import filled, outlines
-from medseg3d.io.dicom_identity import OPTIONAL, REQUIRED, identity_of, series_number, without_warnings
+from medseg3d.io.dicom_identity import OPTIONAL, REQUIRED, identity_of, series_number
 from medseg3d.io.dicom_planes import Planes, Source, read_planes
 from medseg3d.io.dicom_seg import checked_labels, concept
 from medseg3d.io.dicom_seg_reading import Segmented, code_of, refusing, sop_class
+from medseg3d.io.dicom_warnings import without_warnings
 from medseg3d.io.readback import check_read_back
 from medseg3d.io.segments import PRIVATE_SCHEME, Code, Segment, painted, regions_of, values_of
 from medseg3d.task import Task

@@ -20,9 +20,10 @@ from medseg3d import __version__
 from medseg3d.checks import ConfigError, InputError
 from medseg3d.io.atomic import atomic_fill
 from medseg3d.io.colours import label_colour
-from medseg3d.io.dicom_identity import identity_of, series_number, without_warnings
+from medseg3d.io.dicom_identity import identity_of, series_number
 from medseg3d.io.dicom_planes import Planes, Source, read_planes
 from medseg3d.io.dicom_seg_reading import read_seg, renumbered
+from medseg3d.io.dicom_warnings import without_warnings
 from medseg3d.io.readback import check_read_back
 from medseg3d.io.rules import require_one_channel
 from medseg3d.io.segments import Code, Segment

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import struct
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pydicom.filereader import read_file_meta_info
 from medseg3d.checks import InputError
 from medseg3d.io.dicom_magic import is_dicom
 from medseg3d.io.dicom_planes import LPS
+from medseg3d.io.dicom_warnings import without_warnings
 from medseg3d.io.segments import Code, Segment, painted, regions_of, values_of
 from medseg3d.task import Task
 from medseg3d.volume import Volume
@@ -51,7 +51,8 @@ def sop_class(path: Path) -> str | None:
     if not is_dicom(path):
         return None
     try:
-        return str(read_file_meta_info(path).get("MediaStorageSOPClassUID", ""))
+        with without_warnings():
+            return str(read_file_meta_info(path).get("MediaStorageSOPClassUID", ""))
     except (OSError, InvalidDicomError, ValueError, EOFError, struct.error):
         return None
 
@@ -109,8 +110,7 @@ def _opened(path: Path) -> Segmentation:
 def refusing(path: Path) -> Iterator[None]:
     """What goes wrong inside is the file's fault; the libraries' warnings about it are not for the user."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             yield
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OSError, EOFError) as error:
         reason = QUOTED.sub("'...'", str(error).strip()) or type(error).__name__
