@@ -225,17 +225,15 @@ def choose_spacing(fingerprint: Fingerprint, extent_mm: Sizes, most: float) -> t
 
 
 def choose_patch(sizes: Any, most: float, limit: str) -> tuple[tuple[int, ...], str]:
-    """As much of an image as ``most`` voxels hold, in its proportions.
+    """As much of an image as ``most`` voxels hold, in its proportions; the rest of a larger one is seen in other patches.
 
     Args:
         sizes: of the images on the network's grid, ``(cases, axes)``.
         most: voxels.
         limit: what sets ``most``, in words.
     """
-    median, nearly_all = np.median(sizes, axis=0), np.percentile(sizes, 99, axis=0)
-    uneven = (nearly_all > 1.5 * median).any()
-    wanted = median if uneven else nearly_all
-    multiple = MULTIPLE[len(median)]
+    wanted = np.median(sizes, axis=0)
+    multiple = MULTIPLE[len(wanted)]
     patch = [max(math.ceil(n / multiple - 1e-6) * multiple, LEAST) for n in wanted]
     whole = math.prod(patch) <= most
     while math.prod(patch) > most:
@@ -244,11 +242,10 @@ def choose_patch(sizes: Any, most: float, limit: str) -> tuple[tuple[int, ...], 
             break
         axis = max(shrinkable, key=lambda a: ((patch[a] - multiple) / wanted[a], patch[a]))
         patch[axis] -= multiple
-    size = " x ".join(f"{n:.0f}" for n in median)
+    size = " x ".join(f"{n:.0f}" for n in wanted)
     if whole:
-        what = "the median image" if uneven else "nearly every image"
-        return tuple(patch), f"holds {what} whole ({size} voxels in the median)"
-    seen = min(math.prod(np.minimum(np.array(patch) / median, 1)), 1)
+        return tuple(patch), f"holds the median image whole ({size} voxels)"
+    seen = min(math.prod(np.minimum(np.array(patch) / wanted, 1)), 1)
     return tuple(
         patch
     ), f"{seen:.0%} of the median image ({size} voxels); limited to {most / 1e6:.2g} million voxels: {limit}"
