@@ -31,7 +31,9 @@ from tests.training_helpers import NETWORK, ball_task, write_balls
 TASK = ball_task()
 
 
-def train_some_steps(data: Path, folder: Path, *, accumulate: int = 1, checkpointing: bool = False) -> None:
+def train_some_steps(
+    data: Path, folder: Path, *, accumulate: int = 1, checkpointing: bool = False, deep_supervision: bool = False
+) -> None:
     """Two epochs of three steps of four samples, without BatchNorm, whose statistics are those of a process's own samples."""
     dataset = find_cases(data, TASK, labels=True)
     preprocessing = Preprocessing.from_task(TASK)
@@ -67,6 +69,7 @@ def train_some_steps(data: Path, folder: Path, *, accumulate: int = 1, checkpoin
             seed=3,
             accumulate=accumulate,
             checkpointing=checkpointing,
+            deep_supervision=deep_supervision,
         ),
     ).run()
     Processes.leave()
@@ -87,7 +90,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 def assert_same_weights(a: Path, b: Path, tolerance: float) -> None:
     first, second = load_state(a / "models"), load_state(b / "models")
     assert first["step"] == second["step"] == 6
-    for part in ("network", "average"):
+    for part in {"network", "average", "heads"} & first.keys():
         for name, value in first[part].items():
             assert torch.allclose(value, second[part][name], rtol=0, atol=tolerance), name
 
@@ -103,6 +106,18 @@ def test_pieces_and_recomputed_activations_give_the_same_weights(
 ) -> None:
     train_some_steps(data, tmp_path, accumulate=accumulate, checkpointing=checkpointing)
     assert_same_weights(tmp_path, alone, 1e-5)
+
+
+@pytest.fixture(scope="module")
+def supervised(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    folder = tmp_path_factory.mktemp("supervised")
+    train_some_steps(data, folder, deep_supervision=True)
+    return folder
+
+
+def test_deep_supervision_in_pieces_gives_the_same_weights(tmp_path: Path, data: Path, supervised: Path) -> None:
+    train_some_steps(data, tmp_path, accumulate=2, checkpointing=True, deep_supervision=True)
+    assert_same_weights(tmp_path, supervised, 1e-5)
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -125,6 +140,13 @@ def test_two_processes_give_the_weights_of_one_with_the_whole_batch(tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_two_processes_supervise_as_one_does(tmp_path: Path, data: Path, supervised: Path) -> None:
+    done = torchrun("-m", "tests.test_processes", str(data), str(tmp_path), "deep")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_same_weights(tmp_path, supervised, 1e-5)
+
+
+@pytest.mark.slow
 def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = ["steps_per_epoch=4", "patch_size=[64,64]", "device=cpu", "batch_size=2"]
@@ -142,4 +164,4 @@ def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    train_some_steps(Path(sys.argv[1]), Path(sys.argv[2]))
+    train_some_steps(Path(sys.argv[1]), Path(sys.argv[2]), deep_supervision="deep" in sys.argv)

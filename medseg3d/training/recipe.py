@@ -28,6 +28,7 @@ class Recipe:
         patience: validations without a better score (by ``PLATEAU``) after which the training ends; 0 never.
         checkpointing: compute activations again in the backward pass, to save memory.
         compile: ``torch.compile`` the network.
+        deep_supervision: train heads on the encoder's coarser maps beside the network.
 
     Raises:
         ConfigError: a batch that cannot be divided into pieces.
@@ -49,6 +50,7 @@ class Recipe:
     patience: int = 0
     checkpointing: bool = False
     compile: bool = False
+    deep_supervision: bool = False
 
     def __post_init__(self) -> None:
         self.samples(1)

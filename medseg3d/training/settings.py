@@ -81,6 +81,8 @@ def merge_settings(task: Task, *changes: Mapping[str, Any]) -> dict[str, Any]:
     kept = {} if merged["fine_tune"] is None else initial_config(merged["fine_tune"], chosen)
     merged["network"] = network_config(chosen, {**kept, **network})
     build_loss(merged["loss"], chosen)
+    if merged["deep_supervision"] and chosen.kind != "segmentation":
+        raise ConfigError(f"deep_supervision needs a task that segments, and {chosen.name!r} is {chosen.kind}")
     learning_rate_factor(0, total_steps=1, warmup_steps=0, schedule=merged["schedule"])
     autocast_type(merged["precision"], torch.device("cpu"))
     if not str(merged["device"]).startswith("$"):

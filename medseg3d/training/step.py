@@ -20,6 +20,7 @@ from medseg3d.training.processes import Processes
 from medseg3d.training.recipe import Recipe
 from medseg3d.training.sampling import seed_step
 from medseg3d.training.shares import Shares
+from medseg3d.training.supervision import DeeplySupervised, supervised_loss
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class Stepper:
         inferer: called as ``inferer(images, network)``.
         recipe: the numbers.
         processes: this process and its peers.
+
+    Attributes:
+        trained: the network, or that with the heads that are trained beside it.
+        average: of the network alone.
     """
 
     def __init__(
@@ -59,17 +64,23 @@ class Stepper:
         self.network, self.loss, self.inferer = network, loss, inferer
         self.recipe, self.processes = recipe, processes
         self.device = next(network.parameters()).device
-        self.optimizer = build_optimizer(network, recipe.learning_rate, recipe.weight_decay)
+        self.trained = DeeplySupervised(network, recipe.seed) if recipe.deep_supervision else network
+        self.optimizer = build_optimizer(self.trained, recipe.learning_rate, recipe.weight_decay)
         # The average deep-copies the network, which must be neither wrapped nor patched yet.
         self.average = WeightAverage(network, recipe.ema)
         self.autocast = autocast_type(recipe.precision, self.device)
         side_by_side = self.device.type == "cpu" and processes.count == 1 and not recipe.compile
-        self.shares = Shares(network) if side_by_side and recipe.batch_size > recipe.accumulate else None
+        self.shares = Shares(self.trained) if side_by_side and recipe.batch_size > recipe.accumulate else None
         if recipe.checkpointing:
-            for one in (network, *(self.shares.copies if self.shares else ())):
+            for one in (self.trained, *(self.shares.copies if self.shares else ())):
                 recompute_blocks(one)
-        module: nn.Module = torch.compile(network) if recipe.compile else network  # type: ignore[assignment]
+        module: nn.Module = torch.compile(self.trained) if recipe.compile else self.trained  # type: ignore[assignment]
         self.module = DistributedDataParallel(module) if processes.count > 1 else module
+
+    @property
+    def beside(self) -> dict[str, nn.Module]:
+        """What is trained beside the network and dropped in the end, by its name in a checkpoint."""
+        return {"heads": self.trained.heads} if isinstance(self.trained, DeeplySupervised) else {}
 
     def __call__(
         self, batch: Mapping[str, Any], step: int, *, total_steps: int, warmup_steps: int, stop: bool = False
@@ -93,7 +104,7 @@ class Stepper:
         statistics = [buffer.clone() for buffer in self.network.buffers()]
         self.optimizer.zero_grad(set_to_none=True)
         value = self._gradients(batch)
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), recipe.gradient_clip, foreach=True)
+        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), recipe.gradient_clip, foreach=True)
         mean, wished = self.processes.mean([value, float(stop)])
         moved = math.isfinite(mean) and bool(torch.isfinite(norm))
         if moved:
@@ -129,8 +140,11 @@ class Stepper:
             self.device.type, dtype=self.autocast, enabled=self.autocast is not None, cache_enabled=False
         ):
             logits = self.inferer(image, network)
-        loss: Tensor = self.loss(logits.float(), label) * (len(image) / of)
-        return loss
+        if isinstance(self.trained, DeeplySupervised):
+            loss = supervised_loss(self.loss, logits, label, self.trained.strides)
+        else:
+            loss = self.loss(logits.float(), label)
+        return loss * (len(image) / of)
 
 
 def recompute_blocks(network: nn.Module) -> None:

@@ -256,6 +256,7 @@ class Trainer:
             "network": self.network.state_dict(),
             "average": self.stepper.average.network.state_dict(),
             "optimizer": self.stepper.optimizer.state_dict(),
+            **{name: module.state_dict() for name, module in self.stepper.beside.items()},
             **{name: getattr(self, name) for name in PLAIN_STATE},
         }
 
@@ -263,6 +264,8 @@ class Trainer:
         try:
             self.network.load_state_dict(state["network"])
             self.stepper.average.network.load_state_dict(state["average"])
+            for name, module in self.stepper.beside.items():
+                module.load_state_dict(state[name])
             self.stepper.optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
             for name in PLAIN_STATE:
