@@ -121,7 +121,8 @@ def write_metadata(
         | {"medseg3d": __version__},
         "name": task.name,
         "task": f"{what} {', '.join(task.labels)} in {', '.join(task.channels)}",
-        "description": f"A SegFormer that {what} {', '.join(task.labels)} in {task.spatial_dims}D images "
+        "description": f"A SegFormer that {what} {', '.join(task.labels)} in "
+        f"{'slices of ' if task.slices else ''}{task.spatial_dims}D images "
         f"({', '.join(task.channels)})." + (" Trained on phantoms: it knows no real scan." if phantom else ""),
         "network_data_format": network_data_format(task, roi_size),
         "medseg3d": {
@@ -148,12 +149,12 @@ def network_data_format(task: Task, roi_size: Sequence[int]) -> dict[str, Any]:
         "type": "image",
         "format": "hounsfield" if task.intensity == "ct" else "magnitude",
         "modality": "CT" if task.intensity == "ct" else "MR" if task.spatial_dims == 3 else "RGB",
-        "num_channels": task.in_channels,
+        "num_channels": len(task.inputs),
         "spatial_shape": list(roi_size),
         "dtype": "float32",
         "value_range": [],
         "is_patch_data": True,
-        "channel_def": {str(i): name for i, name in enumerate(task.channels)},
+        "channel_def": {str(i): name for i, name in enumerate(task.inputs)},
     }
     names = [*(["background"] if task.out_channels > len(task.labels) else []), *task.labels]
     logits = {

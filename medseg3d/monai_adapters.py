@@ -15,17 +15,18 @@ from monai.inferers import Inferer
 from monai.transforms import MapTransform, Transform
 from monai.utils import SpaceKeys
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medseg3d.checks import ConfigError, InputError
 from medseg3d.inference.decode import full_logits, restore_labels
 from medseg3d.inference.precision import autocast_type
 from medseg3d.inference.windows import sliding_logits
-from medseg3d.io import Case, ChannelFile, find_cases, read_image, write_volume
-from medseg3d.io.images import PICTURE_SUFFIXES
+from medseg3d.io import Case, ChannelFile, find_cases, read_image
+from medseg3d.io.images import is_picture, write_labels
 from medseg3d.networks.folding import folded
 from medseg3d.networks.segformer import SegFormer
+from medseg3d.networks.slices import SliceNetwork
 from medseg3d.preprocessing import NetworkGrid, Preprocessing
 from medseg3d.task import Task
 from medseg3d.volume import AxisMap, Grid, Volume
@@ -139,7 +140,7 @@ class PreparedImaged(Transform):
         images = tuple(ChannelFile(Path(f), i) for f, i in zip(files, index, strict=True))
         case = Case(str(item.get("name") or images[0].path.name.split(".")[0]), images)
         volume = read_image(case, self.task)
-        picture = images[0].path.suffix.lower() in PICTURE_SUFFIXES
+        picture = is_picture(images[0].path)
         meta = {
             "filename_or_obj": str(images[0].path),
             "original_affine": _affine_3d(volume.grid),
@@ -156,7 +157,8 @@ class StrideInferer(Inferer):
         overlap: of neighbouring windows.
         precision: as for ``Predictor``.
 
-    Shape: images ``(B, C, *s)`` to logits ``(B, K, *s)``; a MetaTensor gives one with the same meta.
+    Shape: images ``(B, C, *s)`` to logits ``(B, K, *s)``; a MetaTensor gives one with the same meta. A 2D network takes volumes
+    slice by slice: the first axis runs across slices, and ``roi_size`` is that in each.
     """
 
     def __init__(self, roi_size: Sequence[int], *, overlap: float = 0.5, precision: str = "auto") -> None:
@@ -176,12 +178,26 @@ class StrideInferer(Inferer):
         dtype = autocast_type(self.precision, images.device) or torch.float32
         # As the predictor does, so that both give the same labels to the last bit; weights may change between calls.
         ready = folded(network, dtype).to(images.device)
+        window: tuple[int, ...] = self.roi_size
+        if images.ndim == 5 and getattr(network.encoder, "spatial_dims", 3) == 2:
+            ready, window = _over_slices(ready, network, images.shape[1]), (1, *window)
         logits = []
         for image in images:
-            coarse = sliding_logits(ready, image.to(dtype), roi_size=self.roi_size, overlap=self.overlap)
-            logits.append(full_logits(coarse, image.shape[1:], network.stride))
+            coarse = sliding_logits(ready, image.to(dtype), roi_size=window, overlap=self.overlap)
+            logits.append(full_logits(coarse, image.shape[1:], ready.stride))  # type: ignore[arg-type]
         found = torch.stack(logits)
         return MetaTensor(found).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else found
+
+
+def _over_slices(ready: nn.Module, network: SegFormer, channels: int) -> nn.Module:
+    """A 2D network for volumes whose first axis runs across slices; its channels tell how many neighbours it sees."""
+    several, left = divmod(network.encoder.in_channels, channels)  # type: ignore[operator]
+    if left or not several % 2:
+        raise ConfigError(
+            f"a 2D network of {network.encoder.in_channels} channels does not fit slices of a volume of {channels}; it "
+            "takes an odd number of slices of each"
+        )
+    return SliceNetwork(ready, several // 2)
 
 
 class RestoredLabelsd(MapTransform):
@@ -223,7 +239,7 @@ class SavedLabelsd(MapTransform):
         source = json.loads(data["source"])
         affine = grid_from_dict(source["grid"]).source.affine
         for key in self.key_iterator(dict(data)):
-            write_volume(
+            write_labels(
                 Volume(_plain(data[key]).cpu().numpy(), affine, source["header"]), self.output_dir / source["name"]
             )
         return dict(data)

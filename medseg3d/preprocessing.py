@@ -15,8 +15,11 @@ from torch import Tensor
 from medseg3d.checks import ConfigError, InputError
 from medseg3d.intensity import STATISTICS, full_scale, normalise
 from medseg3d.interpolation import SNAP, interpolate, largest_mask, positions
-from medseg3d.task import INTENSITIES, Task
+from medseg3d.task import INTENSITIES, SLICES, Task
 from medseg3d.volume import AxisMap, Grid, Volume
+
+EQUALLY_THICK = 0.99
+"""Voxel sizes that differ by less are equal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +64,14 @@ class Preprocessing:
     Args:
         spatial_dims: 2 or 3.
         spacing_mm: of the network grid per RAS axis; None keeps each volume's own.
-        intensity: one of ``medseg3d.task.INTENSITIES``. ``minmax_slices`` scales each slice of the last network axis: in
-            RAS order the inferior-superior one, which is also the last stored axis of the published recipe's files. The
+        intensity: one of ``medseg3d.task.INTENSITIES``. ``minmax_slices`` scales each slice: of ``slices``, or of the last
+            network axis, in RAS order the inferior-superior one, the last stored axis of the published recipe's files. The
             minimum and maximum are those of the scan's whole slice, not of the cropped part; a 2D image is one slice.
             ``range`` divides integers by their type's maximum, and floats, whose type no longer says it, by the
             smallest of 1, 255 and 65535 that holds every value of the volume.
         crop: cut to the bounding box of the voxels that are not zero in every channel.
+        slices: one of ``medseg3d.task.SLICES``: the network's first axis runs across slices, which stay as far apart as they
+            are; ``spacing_mm`` is then that of a slice's two axes, in RAS order.
         statistics: for ``ct``, per channel ``low`` and ``high`` to clip at, then ``mean`` and ``std`` to scale by.
 
     Raises:
@@ -78,10 +83,13 @@ class Preprocessing:
     intensity: str
     crop: bool
     statistics: tuple[Mapping[str, float], ...] | None = None
+    slices: str | None = None
 
     def __post_init__(self) -> None:
         if self.intensity not in INTENSITIES:
             raise ConfigError(f"intensity {self.intensity!r} is none of {', '.join(INTENSITIES)}")
+        if self.slices is not None and (self.slices not in SLICES or self.spatial_dims != 3):
+            raise ConfigError(f"slices {self.slices!r} must be one of {', '.join(SLICES)}, of volumes")
         if self.intensity == "ct":
             if not self.statistics:
                 raise ConfigError("intensity 'ct' needs statistics of the training set; ct_statistics computes them")
@@ -94,7 +102,12 @@ class Preprocessing:
         """The preprocessing that a task asks for; ``statistics`` are those of ``ct_statistics``."""
         spacing_mm = None if task.spacing_mm is None else tuple(task.spacing_mm)
         return cls(
-            task.spatial_dims, spacing_mm, task.intensity, task.crop, None if statistics is None else tuple(statistics)
+            task.spatial_dims,
+            spacing_mm,
+            task.intensity,
+            task.crop,
+            None if statistics is None else tuple(statistics),
+            task.slices,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,6 +118,7 @@ class Preprocessing:
             "intensity": self.intensity,
             "crop": self.crop,
             "statistics": None if self.statistics is None else [dict(s) for s in self.statistics],
+            **({} if self.slices is None else {"slices": self.slices}),
         }
 
     @classmethod
@@ -121,6 +135,7 @@ class Preprocessing:
                 statistics=None
                 if statistics is None
                 else tuple({str(k): float(v) for k, v in channel.items()} for channel in statistics),
+                slices=values.get("slices"),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"preprocessing {dict(values)} has the wrong form ({error!r})") from None
@@ -141,13 +156,20 @@ class Preprocessing:
         canonical = source.to_canonical()
         box = _content(image.data) if self.crop else [(0, n - 1) for n in source.shape]
         start, step, shape = [], [], []
-        for a, axis in enumerate(canonical.axes):
+        wanted: list[float | None] = [None] * len(source.shape) if self.spacing_mm is None else list(self.spacing_mm)
+        order = list(range(len(source.shape)))
+        if self.slices is not None:
+            across = slice_axis(source, self.slices)
+            order = [across, *(a for a in order if a != across)]
+            wanted = [None, *wanted[-2:]]
+        axes = tuple(canonical.axes[a] for a in order)
+        for a, axis, spacing in zip(order, axes, wanted, strict=True):
             low, high = box[axis]
-            ratio = 1.0 if self.spacing_mm is None else self.spacing_mm[a] / source.spacing_mm[axis]
+            ratio = 1.0 if spacing is None else spacing / source.spacing_mm[axis]
             start.append(float(low if canonical.step[a] > 0 else high))
             step.append(canonical.step[a] * ratio)
             shape.append(int(np.ceil((high - low) / ratio - SNAP)) + 1)
-        return NetworkGrid(source, AxisMap(canonical.axes, tuple(start), tuple(step)), tuple(shape))
+        return NetworkGrid(source, AxisMap(axes, tuple(start), tuple(step)), tuple(shape))
 
     def image(self, volume: Volume, grid: NetworkGrid) -> NDArray[np.float32]:
         """``tensor`` as a float32 array."""
@@ -193,7 +215,7 @@ class Preprocessing:
                 self.intensity,
                 statistics=None if statistics is None else statistics[channel],
                 scale=scale,
-                slice_axis=grid.axis_map.axes[2] if self.spatial_dims == 3 else None,
+                slice_axis=grid.axis_map.axes[2 if self.slices is None else 0] if self.spatial_dims == 3 else None,
             )
             sampled = interpolate(data[None], coordinates)[0]
             _store(out[channel], sampled.to(dtype).permute(grid.axis_map.axes))
@@ -219,6 +241,19 @@ class Preprocessing:
         else:
             sampled = largest_mask(data, coordinates)
         return np.ascontiguousarray(sampled.transpose(grid.axis_map.axes))[None]
+
+
+def slice_axis(grid: Grid, slices: str) -> int:
+    """The RAS axis across slices. Axes of equal voxels are all the thickest, and of them inferior-superior comes first.
+
+    Args:
+        grid: of a volume.
+        slices: one of ``medseg3d.task.SLICES``.
+    """
+    if slices != "thickest":
+        return SLICES.index(slices)
+    sizes = [grid.spacing_mm[axis] for axis in grid.to_canonical().axes]
+    return max(a for a, size in enumerate(sizes) if size > EQUALLY_THICK * max(sizes))
 
 
 def _content(data: NDArray[Any]) -> list[tuple[int, int]]:

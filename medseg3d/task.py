@@ -18,6 +18,10 @@ INTENSITIES = ("zscore", "ct", "range", "minmax_slices")
 labelled voxels of the training set and scaled by their mean and deviation. range: the type's range to 0..1.
 minmax_slices: each slice of the last axis to 0..1 (the published SegFormer3D recipe)."""
 KINDS = ("segmentation", "classification")
+SLICES = ("sagittal", "coronal", "axial", "thickest")
+"""What slices a 2D network sees volumes in: those across left-right, posterior-anterior or inferior-superior (the first three,
+in this order), or those along whose normal a scan's voxels are largest, its own thick slices."""
+MOST_NEIGHBOURS = 8
 DICOM_RULE = {"modality": str, "description": str, "without": str, "contrast": bool}
 
 
@@ -39,8 +43,11 @@ class Task:
         aliases: other names that the labels go by in data sets.
         write: value each label is painted with when regions become one label map, in the order of painting;
             default each label's first id, in the order of ``labels``.
-        spacing_mm: of the network grid, per RAS axis; None keeps each image's own.
+        spacing_mm: of the network grid, per RAS axis (of a slice, where there are ``slices``); None keeps each image's own.
         patch_size: voxels of the network grid; its length says 2D or 3D.
+        slices: for volumes that a 2D network sees slice by slice, one of ``SLICES``. ``patch_size``, ``spacing_mm`` and
+            ``mirror_axes`` are then of the two axes of a slice, in RAS order; slices stay as far apart as they are.
+        neighbours: slices on either side that the network sees too, as channels (2.5D).
         intensity: one of ``INTENSITIES``.
         crop: cut the surroundings of the non-zero part before the network sees it.
         mirror_axes: axes (0 left-right, 1 posterior-anterior, 2 inferior-superior) along which flipped anatomy is
@@ -75,6 +82,8 @@ class Task:
     dicom: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     codes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ignore: int | None = None
+    slices: str | None = None
+    neighbours: int = 0
 
     def __post_init__(self) -> None:
         def put(key: str, value: Any) -> None:
@@ -91,6 +100,7 @@ class Task:
             put("write", {str(k): index(v) for k, v in self.write.items()} or {k: v[0] for k, v in self.labels.items()})
             put("train", dict(self.train))
             put("ignore", None if self.ignore is None else index(self.ignore))
+            put("neighbours", index(self.neighbours))
             put("dicom", {str(k): dict(v) for k, v in self.dicom.items()})
             put("codes", {str(k): tuple(map(str, v)) for k, v in self.codes.items()})
         except (AttributeError, TypeError, ValueError, IndexError) as error:
@@ -109,14 +119,15 @@ class Task:
             refuse("no labels; name at least one")
         if len(self.patch_size) not in (2, 3) or min(self.patch_size) < 1:
             refuse(f"patch_size {self.patch_size} must be 2 or 3 positive sizes")
-        if self.spacing_mm is not None and (len(self.spacing_mm) != self.spatial_dims or min(self.spacing_mm) <= 0):
-            refuse(f"spacing_mm {self.spacing_mm} must be {self.spatial_dims} positive numbers, as patch_size has axes")
+        if self.spacing_mm is not None and (len(self.spacing_mm) != self.network_dims or min(self.spacing_mm) <= 0):
+            refuse(f"spacing_mm {self.spacing_mm} must be {self.network_dims} positive numbers, as patch_size has axes")
         if self.intensity not in INTENSITIES:
             refuse(f"intensity {self.intensity!r} is none of {', '.join(INTENSITIES)}")
         if self.kind not in KINDS:
             refuse(f"kind {self.kind!r} is none of {', '.join(KINDS)}")
-        if any(a not in range(self.spatial_dims) for a in self.mirror_axes):
-            refuse(f"mirror_axes {self.mirror_axes} must lie in 0..{self.spatial_dims - 1}")
+        if any(a not in range(self.network_dims) for a in self.mirror_axes):
+            refuse(f"mirror_axes {self.mirror_axes} must lie in 0..{self.network_dims - 1}, the axes of patch_size")
+        self._check_slices(refuse)
         if set(self.write) != set(self.labels):
             refuse(f"write names {sorted(self.write)}, labels names {sorted(self.labels)}; they must be the same")
         if self.kind == "segmentation":
@@ -151,6 +162,21 @@ class Task:
                     if seen.setdefault(plain_name(alias), key) != key:
                         refuse(f"the name {alias!r} means both {what} {seen[plain_name(alias)]!r} and {key!r}")
 
+    def _check_slices(self, refuse: Any) -> None:
+        if self.slices is not None:
+            if self.slices not in SLICES:
+                refuse(f"slices {self.slices!r} is none of {', '.join(SLICES)}")
+            if self.network_dims != 2:
+                refuse(
+                    f"patch_size {self.patch_size} must be the 2 sizes of a slice, since slices: {self.slices} is given"
+                )
+            if self.kind != "segmentation":
+                refuse(f"slices: {self.slices} is for segmentation; a class belongs to a whole scan")
+        most = 0 if self.slices is None else MOST_NEIGHBOURS
+        if not 0 <= self.neighbours <= most:
+            hint = "" if self.slices else f"; without slices ({', '.join(SLICES)}) there are none"
+            refuse(f"neighbours {self.neighbours} must lie in 0..{most}{hint}")
+
     def _check_dicom(self, refuse: Any) -> None:
         for channel, rule in self.dicom.items():
             if unknown := sorted(set(rule) - set(DICOM_RULE)):
@@ -178,6 +204,12 @@ class Task:
 
     @property
     def spatial_dims(self) -> int:
+        """Axes of the images."""
+        return len(self.patch_size) if self.slices is None else 3
+
+    @property
+    def network_dims(self) -> int:
+        """Axes of what the network sees: of slices, one fewer than of the images."""
         return len(self.patch_size)
 
     @property
@@ -198,7 +230,14 @@ class Task:
 
     @property
     def in_channels(self) -> int:
+        """Channels of the images."""
         return len(self.channels)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the network's input channels: the images', with neighbouring slices each channel's slices in turn."""
+        offsets = range(-self.neighbours, self.neighbours + 1)
+        return tuple(f"{name} {o:+d}" if o else name for name in self.channels for o in offsets)
 
     @property
     def out_channels(self) -> int:

@@ -20,7 +20,8 @@ def tasks(options: argparse.Namespace) -> int:
         return OK
     for task in found:
         labels = ", ".join(task.labels)
-        print(f"{task.name:18} {task.spatial_dims}D {task.kind}: {' + '.join(task.channels)} -> {labels}")
+        kind = f"{task.spatial_dims}D {task.kind}" + (" slice by slice" if task.slices else "")
+        print(f"{task.name:18} {kind}: {' + '.join(task.channels)} -> {labels}")
     return OK
 
 

@@ -59,10 +59,10 @@ def card(model: TrainedModel, run: Path, *, place: str, front_matter: bool) -> s
     section = metadata[SECTION]
     classifies = task.kind == "classification"
     head = FRONT_MATTER.format(
-        pipeline="image-classification" if classifies else "image-segmentation", dims=task.spatial_dims
+        pipeline="image-classification" if classifies else "image-segmentation", dims=task.network_dims
     )
     outputs = [*(["background"] if task.out_channels > len(task.labels) else []), *task.labels]
-    shape = f"(B, {task.in_channels}, {', '.join('xyz'[: task.spatial_dims])})"
+    shape = f"(B, {len(task.inputs)}, {', '.join('xyz'[: task.network_dims])})"
     parts = [
         f"# {metadata['name']}\n\n{metadata['description']}\n",
         PHANTOM if model.phantom else "",
@@ -79,10 +79,12 @@ def card(model: TrainedModel, run: Path, *, place: str, front_matter: bool) -> s
 
 def _preparation(model: TrainedModel) -> Iterator[str]:
     task, prep = model.task, model.preprocessing
-    yield f"- channels, in this order: {', '.join(task.channels)}"
+    yield f"- channels, in this order: {', '.join(task.inputs)}"
     yield f"- labels: {', '.join(f'{name} (values {_joined(ids)})' for name, ids in task.labels.items())}"
     spacing = "that of each image" if prep.spacing_mm is None else f"{_joined(prep.spacing_mm, ' x ')} mm"
     window = _joined(model.roi_size, " x ")
+    if task.slices:
+        yield f"- volumes slice by slice ({task.slices}); {task.neighbours} neighbouring slices on either side are channels"
     yield f"- axes in RAS order, spacing {spacing}, intensity `{prep.intensity}`, windows of {window} voxels"
 
 
@@ -91,7 +93,8 @@ def _data(run: Path, section: Mapping[str, Any]) -> Iterator[str]:
     if data.is_file():
         values = json.loads(data.read_text(encoding="utf-8"))
         training, validation = len(values["training"]), len(values["validation"])
-        yield f"Trained on {training} cases, validated on {validation} others. Names and places of cases are not passed on."
+        cases = f"{training} case{'s' if training != 1 else ''}, validated on {validation} other{'s' if validation != 1 else ''}"
+        yield f"Trained on {cases}. Names and places of cases are not passed on."
     else:
         yield "Nothing is known here of the data it was trained on; ask its authors."
     if config.is_file():

@@ -18,7 +18,7 @@ THIN = 33
 
 def sizes_for(model: TrainedModel) -> tuple[tuple[int, ...], ...]:
     """The model's window, and an image whose axes are all different and fit nothing, but where the window is thin."""
-    dims = model.task.spatial_dims
+    dims = model.task.network_dims
     odd = [45, 66, 51] if dims == 3 else [93, 70]
     odd = [own if own < THIN else n for n, own in zip(odd, model.roi_size, strict=True)]
     # A window can be large; what is compared is the function, not the memory.
@@ -47,7 +47,7 @@ def compared(
     random = torch.Generator().manual_seed(SEED)
     worst, sizes = 0.0, sizes_for(model)
     for batch, size in enumerate(sizes, start=1):
-        image = torch.randn(batch, model.task.in_channels, *size, generator=random)
+        image = torch.randn(batch, len(model.task.inputs), *size, generator=random)
         try:
             found = run(image)
         except Exception as error:  # whatever another runtime raises

@@ -45,7 +45,7 @@ def write(model: TrainedModel, run: Path, path: Path) -> None:
         for log, level in zip(noisy, levels, strict=True):
             log.setLevel(level)
     graph = done.model_proto
-    names = ["batch", None, *AXES[: model.task.spatial_dims]]
+    names = ["batch", None, *AXES[: model.task.network_dims]]
     for value in (*graph.graph.input, *graph.graph.output):
         for dim, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
             if name is not None and dim.dim_param:

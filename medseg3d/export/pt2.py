@@ -27,12 +27,12 @@ def program(model: TrainedModel, *, fixed: bool) -> ExportedProgram:
         fixed: trace axes of the window that are below ``THIN`` as they are, for runtimes that hold to what was traced.
     """
     # No two axes alike, and none a multiple of what the network divides by, so that the tracer assumes neither.
-    sizes = [70, 93, 41][: model.task.spatial_dims]
+    sizes = [70, 93, 41][: model.task.network_dims]
     axes: dict[int, Any] = {0: Dim.AUTO, **dict.fromkeys(range(2, 2 + len(sizes)), Dim.AUTO)}
     for i, n in enumerate(model.roi_size):
         if fixed and n < THIN:
             sizes[i], axes[i + 2] = n, Dim.STATIC
-    image = torch.zeros(2, model.task.in_channels, *sizes)
+    image = torch.zeros(2, len(model.task.inputs), *sizes)
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
         return torch.export.export(portable(model.network), (image,), dynamic_shapes=(axes,))
 

@@ -36,7 +36,7 @@ from medseg3d.inference.sidecar import (
 )
 from medseg3d.io.case_reading import read_image
 from medseg3d.io.cases import Case
-from medseg3d.io.images import read_volume, write_volume
+from medseg3d.io.images import read_volume, write_labels
 from medseg3d.io.scratch import scratch_array
 from medseg3d.task import Task
 from medseg3d.volume import Volume
@@ -257,7 +257,7 @@ class Batch:
         assert prediction is not None
         files = output_files(job.case, self.output)
         began = time.perf_counter()
-        write_volume(prediction.labels, files["labels"])
+        write_labels(prediction.labels, files["labels"])
         for kind in ("probabilities", "uncertainty"):
             if kind in self.kinds:
                 write_values(getattr(prediction, kind), files[kind])

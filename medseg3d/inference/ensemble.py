@@ -14,6 +14,7 @@ from medseg3d.inference.precision import autocast_type
 from medseg3d.inference.windows import size_multiple
 from medseg3d.networks.folding import folded
 from medseg3d.networks.segformer import SegFormer
+from medseg3d.networks.slices import SliceNetwork
 from medseg3d.networks.strides import per_axis
 from medseg3d.task import Task
 
@@ -46,16 +47,18 @@ class Ensemble:
             raise ConfigError("no network given; give at least one")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.autocast = autocast_type(precision, self.device)
-        strides = {per_axis(getattr(n, "stride", 1), task.spatial_dims) for n in networks}
+        strides = {per_axis(getattr(n, "stride", 1), task.network_dims) for n in networks}
         if len(strides) > 1:
             raise ConfigError("the networks of an ensemble must predict at one stride")
-        self.stride = strides.pop()
+        self.stride = (1, *strides.pop()) if task.slices else strides.pop()
         dtype = self.autocast or torch.float32
         segments = task.kind == "segmentation"
         self.networks = [(folded(n, dtype) if segments else n.eval()).to(self.device) for n in networks]
         # Folded networks hold the type they compute in; others are cast as they go.
         self.holds_type = self.autocast is not None and all(isinstance(n, SegFormer) for n in self.networks)
-        axes = task.mirror_axes if tta else ()
+        if task.slices:
+            self.networks = [SliceNetwork(n, task.neighbours) for n in self.networks]
+        axes = [a + task.spatial_dims - task.network_dims for a in task.mirror_axes] if tta else []
         self.flips = tuple(f for k in range(len(axes) + 1) for f in itertools.combinations(axes, k))
 
     @property

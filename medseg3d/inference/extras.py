@@ -15,7 +15,7 @@ import numpy as np
 from medseg3d.checks import ConfigError
 from medseg3d.inference.results import output_files
 from medseg3d.io.dataset import Case
-from medseg3d.io.images import image_suffix, write_volume
+from medseg3d.io.images import image_suffix, write_labels
 from medseg3d.task import Task
 from medseg3d.volume import Volume
 
@@ -139,7 +139,7 @@ class Extras:
             for name, values in names.items():
                 file = f"{case.name}/{NOT_IN_NAMES.sub('_', name)}{suffix}"
                 mask = np.isin(labels.data, values).astype(np.uint8)
-                write_volume(labels.with_data(mask), self.output / file)
+                write_labels(labels.with_data(mask), self.output / file)
                 content[PER_LABEL][name] = file
         return content
 

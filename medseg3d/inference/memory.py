@@ -102,7 +102,9 @@ def estimate(
     rows = min(rows_at_once(plan, passes * outputs), plan.depth)
     # The band, one of its channels while it moves on, and the rows that are handed on.
     band = 4 * row * ((passes * outputs + 2) * plan.depth + 2 * passes * outputs * rows)
-    network_bytes = at_once * activation_bytes(network, plan.roi, channels, element_bytes)
+    seen = [r + 2 * e for r, e in zip(plan.roi, plan.reach or (0,) * len(plan.roi), strict=True)]
+    inputs = channels * math.prod(seen) // math.prod(plan.roi)  # neighbouring slices are channels, too
+    network_bytes = at_once * activation_bytes(network, plan.roi, inputs, element_bytes)
     # Slabs are copied in another order; of mixed cells, a block at a time, all corners' logits are gathered twice.
     held = 4 * outputs * row * (rows + 1)
     mixed = 2 * 4 * 8 * outputs * min(BLOCK_VOXELS // (2 * math.prod(plan.stride)), row * rows)

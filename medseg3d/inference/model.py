@@ -84,7 +84,7 @@ def load_model(directory: str | Path) -> TrainedModel:
         channel_dropout = float(section["inference"].get("channel_dropout", 0.0))
     except (AttributeError, ConfigError, TypeError, ValueError) as error:
         raise ModelError(f"{directory / METADATA}: {error}; this is no model that this version can use") from None
-    for key, wanted in (("in_channels", task.in_channels), ("out_channels", task.out_channels)):
+    for key, wanted in (("in_channels", len(task.inputs)), ("out_channels", task.out_channels)):
         if section["network"].get(key, wanted) != wanted:
             raise ModelError(
                 f"{directory / METADATA}: the network has {section['network'][key]} {key} and task {task.name!r} needs "
@@ -144,7 +144,7 @@ def load_models(directories: Sequence[str | Path]) -> list[TrainedModel]:
     if not models:
         raise ModelError("no model given; give at least one run directory")
     for directory, model in zip(directories[1:], models[1:], strict=True):
-        for name in ("kind", "channels", "labels", "write", "spatial_dims"):
+        for name in ("kind", "channels", "labels", "write", "spatial_dims", "neighbours"):
             mine, theirs = getattr(models[0].task, name), getattr(model.task, name)
             if mine != theirs:
                 raise ModelError(

@@ -43,7 +43,7 @@ class Predictor:
             that folds, and cast to the type computed in.
         task: what the networks' outputs mean.
         preprocessing: what the networks were trained with.
-        roi_size: window in voxels of the network grid; default the task's patch size.
+        roi_size: window in voxels of the network grid (of slices, in each); default the task's patch size.
         overlap: part of a window that its neighbour covers too.
         batch_size: windows per forward pass on a GPU; default 4, fewer where memory is short.
         device: default the GPU where there is one.
@@ -103,10 +103,12 @@ class Predictor:
         self.missing = self.given.missing
         if not 0 <= overlap < 1:
             raise ConfigError(f"overlap {overlap} must be at least 0 and below 1")
-        if len(self.roi_size) != task.spatial_dims or min(self.roi_size) < 1:
-            raise ConfigError(f"roi_size {self.roi_size} must be {task.spatial_dims} positive sizes")
-        self.wishes = Wishes(self.mode, self.roi_size, overlap, batch_size, workers, max_ram, max_vram)
-        check_window(self.roi_size, self.ensemble.stride)
+        if len(self.roi_size) != task.network_dims or min(self.roi_size) < 1:
+            of = " of a slice" if task.slices else ""
+            raise ConfigError(f"roi_size {self.roi_size} must be {task.network_dims} positive sizes{of}")
+        window = (1, *self.roi_size) if task.slices else self.roi_size
+        self.wishes = Wishes(self.mode, window, overlap, batch_size, workers, max_ram, max_vram)
+        check_window(window, self.ensemble.stride)
 
     @classmethod
     def from_bundle(cls, directory: str | Path | Sequence[str | Path], **options: Any) -> Predictor:

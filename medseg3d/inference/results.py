@@ -12,7 +12,7 @@ from medseg3d.checks import Finding, InputError, MedSegError, out_of_memory, som
 from medseg3d.inference.dicom_outputs import DICOM_KINDS
 from medseg3d.io.atomic import atomic_write
 from medseg3d.io.dataset import Case
-from medseg3d.io.images import PICTURE_SUFFIXES, image_suffix, write_volume
+from medseg3d.io.images import is_picture, write_volume
 from medseg3d.volume import Volume
 
 
@@ -61,7 +61,7 @@ class FolderResult:
 
 def output_files(case: Case, output: Path) -> dict[str, Path]:
     """Where a case's results go: ``labels``, ``probabilities``, ``uncertainty``, and what DICOM there is."""
-    picture = image_suffix(case.images[0].path) in PICTURE_SUFFIXES
+    picture = case.images[0].series is None and is_picture(case.images[0].path)
     labels, others = (".png", ".npy") if picture else (".nii.gz", ".nii.gz")
     return {
         "labels": output / f"{case.name}{labels}",

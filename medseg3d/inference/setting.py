@@ -167,7 +167,10 @@ def _modes(wishes: Wishes, grid: NetworkGrid, network: nn.Module) -> list[str]:
 
 def _whole(grid: NetworkGrid, network: nn.Module) -> tuple[int, ...]:
     multiple = size_multiple(network, len(grid.shape))
-    return tuple(math.ceil(n / m) * m for n, m in zip(grid.shape, multiple, strict=True))
+    whole = [math.ceil(n / m) * m for n, m in zip(grid.shape, multiple, strict=True)]
+    if hasattr(network, "slice_axis"):  # more slices in a pass cost memory alone
+        whole[network.slice_axis] = 1  # type: ignore[index]
+    return tuple(whole)
 
 
 def _at_once(wishes: Wishes, plan: WindowPlan, on_gpu: bool) -> Iterator[int]:

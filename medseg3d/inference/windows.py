@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medseg3d.checks import ConfigError
 from medseg3d.inference.computing import Computing, computed
 from medseg3d.inference.empty_windows import Corner, EmptyWindows
+from medseg3d.networks.slices import neighbouring
 from medseg3d.networks.strides import per_axis
 
 SIZE_MULTIPLE = {2: 32, 3: 16}
@@ -91,6 +92,7 @@ class WindowPlan:
         starts: of the windows along each axis.
         stride: of the network, per axis.
         axis: windows are visited along it, from its start to its end.
+        reach: per axis, the voxels beyond a window, on either side, that the network is given; none where it is empty.
     """
 
     shape: tuple[int, ...]
@@ -98,16 +100,19 @@ class WindowPlan:
     starts: tuple[tuple[int, ...], ...]
     stride: tuple[int, ...]
     axis: int = 0
+    reach: tuple[int, ...] = ()
 
     @classmethod
     def of(
         cls, network: nn.Module, shape: Sequence[int], roi_size: Sequence[int], overlap: float, axis: int | None = None
     ) -> WindowPlan:
-        """The plan for a network; ``axis`` None takes the longest, along which the band is smallest."""
+        """The plan for a network; ``axis`` None takes its ``slice_axis`` or the longest, along which the band is smallest."""
         stride = per_axis(network.stride, len(shape))  # type: ignore[arg-type]
         roi = window_size(shape, roi_size, size_multiple(network, len(shape)), stride)
         starts = tuple(tuple(window_starts(n, r, overlap, s)) for n, r, s in zip(shape, roi, stride, strict=True))
-        return cls(tuple(shape), roi, starts, stride, int(torch.tensor(shape).argmax()) if axis is None else axis)
+        if axis is None:
+            axis = int(getattr(network, "slice_axis", torch.tensor(shape).argmax()))
+        return cls(tuple(shape), roi, starts, stride, axis, tuple(getattr(network, "reach", (0,) * len(shape))))
 
     @property
     def coarse_shape(self) -> tuple[int, ...]:
@@ -168,7 +173,7 @@ def blended_rows(
     inside = tuple(slice(n) for a, n in enumerate(plan.coarse_shape) if a != plan.axis)
     band: Tensor | None = None
     wanted = (c for start in along for c in plan.corners(start) if c not in empty.corners)
-    results = computed(computing, ((c, partial(_window, image, c, plan.roi)) for c in wanted))
+    results = computed(computing, ((c, partial(_window, image, c, plan)) for c in wanted))
     result = next(results, None)
     end = plan.coarse_shape[plan.axis]
     for start, following in itertools.pairwise([*along, end * stride]):
@@ -249,8 +254,13 @@ def joined(plan: WindowPlan, rows: Iterator[Tensor]) -> Tensor:
     return torch.cat(list(rows), dim=1).movedim(1, plan.axis + 1)
 
 
-def _window(image: Tensor, corner: Sequence[int], roi: Sequence[int]) -> Tensor:
-    """One window, with zeros where it reaches beyond the image."""
-    window = image[(slice(None), *(slice(c, c + r) for c, r in zip(corner, roi, strict=True)))]
-    missing = [r - n for r, n in zip(roi, window.shape[1:], strict=True)]
+def _window(image: Tensor, corner: Sequence[int], plan: WindowPlan) -> Tensor:
+    """One window with what the network sees around it; beyond the image are zeros, beyond its slices the last one again."""
+    reach = plan.reach or (0,) * len(corner)
+    inside = (slice(None) if e else slice(c, c + r) for c, r, e in zip(corner, plan.roi, reach, strict=True))
+    window = image[(slice(None), *inside)]
+    for axis, (c, r, e) in enumerate(zip(corner, plan.roi, reach, strict=True)):
+        if e:
+            window = neighbouring(window, axis + 1, c - e, r + 2 * e)
+    missing = [r + 2 * e - n for r, e, n in zip(plan.roi, reach, window.shape[1:], strict=True)]
     return F.pad(window, [p for m in reversed(missing) for p in (0, m)]) if any(missing) else window

@@ -18,6 +18,7 @@ from medseg3d.checks import Finding, InputError, collected, tell
 from medseg3d.io.case_reading import read_image, read_label, stack_channels
 from medseg3d.io.dataset import Case, DataSet
 from medseg3d.io.images import read_volume
+from medseg3d.preprocessing import slice_axis
 from medseg3d.task import Task
 from medseg3d.volume import Grid, Volume
 
@@ -151,7 +152,9 @@ def _tell_about_image(image: Volume, case: Case, task: Task) -> None:
 
 def _covered(image: Volume, task: Task) -> float:
     """How much of the task's patch the image fills, on the task's grid."""
-    axes = image.grid.to_canonical().axes
+    axes = list(image.grid.to_canonical().axes)
+    if task.slices:
+        del axes[slice_axis(image.grid, task.slices)]
     shape, spacing = ([values[a] for a in axes] for values in (image.shape, image.spacing_mm))
     wanted = task.spacing_mm or spacing
     size = [max(1, round(n * s / w)) for n, s, w in zip(shape, spacing, wanted, strict=True)]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from medseg3d.checks import InputError
-from medseg3d.io.dataset import Case, DataSet
-from medseg3d.io.images import PICTURE_SUFFIXES, image_suffix, read_volume
+from medseg3d.io.dataset import Case, ChannelFile, DataSet
+from medseg3d.io.images import PICTURE_SUFFIXES, image_suffix, is_picture, read_volume
 from medseg3d.io.rules import foreign_values, require_grid, require_one_channel
 from medseg3d.io.values import NonFinite
 from medseg3d.task import Task
@@ -63,8 +63,8 @@ def stack_channels(case: Case, task: Task, volumes: Mapping[Path, Volume]) -> Vo
     data = np.empty((task.in_channels, *first.shape), np.float32)
     for channel, file in enumerate(case.images):
         volume, index = volumes[file.path], file.index
-        if volume.channels == 1 and image_suffix(file.path) in PICTURE_SUFFIXES:
-            index = 0  # grey: red, green and blue are equal
+        if is_picture(file.path):
+            index = _index_in_picture(volume, file, task)
         if index is None and volume.channels != 1:
             message = f"{volume.channels} channels where one is expected"
             raise InputError("E-CHANNEL-COUNT", message, file=file.path, fix="extract the one that is meant")
@@ -73,6 +73,23 @@ def stack_channels(case: Case, task: Task, volumes: Mapping[Path, Volume]) -> Vo
             raise InputError("E-CHANNEL-COUNT", message, file=file.path, fix="check the names in dataset.json")
         data[channel] = volume.data[index or 0]
     return first.with_data(data)
+
+
+def _index_in_picture(volume: Volume, file: ChannelFile, task: Task) -> int | None:
+    """Which channel of a picture is meant; of grey, where red, green and blue are equal, the first.
+
+    Raises:
+        InputError: ``E-CHANNEL-COUNT`` for colours where the task has grey.
+    """
+    if volume.channels == 1:
+        return 0
+    if file.index is not None:
+        return file.index
+    if all(np.array_equal(volume.data[0], other) for other in volume.data[1:]):
+        return 0
+    message = f"a picture in colours, and task {task.name!r} takes grey: {', '.join(task.channels)}"
+    fix = "convert it to grey as the images of the training were, or take a task with the channels red, green and blue"
+    raise InputError("E-CHANNEL-COUNT", message, file=file.path, fix=fix)
 
 
 def read_label(case: Case, dataset: DataSet, task: Task, grid: Grid | None) -> Volume:
@@ -94,6 +111,8 @@ def read_label(case: Case, dataset: DataSet, task: Task, grid: Grid | None) -> V
         raise InputError("E-LABEL-MISSING", f"case {case.name!r} has no label", fix="find the cases with labels=True")
     volume = read_volume(case.label, labels=True)
     require_one_channel(volume, what="the label", file=case.label)
+    if grid is not None and image_suffix(case.label) in PICTURE_SUFFIXES and volume.shape == grid.shape:
+        volume = Volume(volume.data, grid.affine)  # a picture does not say how large its pixels are
     if grid is not None:
         require_grid(volume.grid, grid, what="the label", than="its image", file=case.label)
     data, known = volume.data, {0: 0, **dataset.label_values}

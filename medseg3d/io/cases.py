@@ -9,7 +9,7 @@ from pathlib import Path
 from medseg3d.checks import ConfigError, Finding, InputError, some_names
 from medseg3d.io.channels import resolve
 from medseg3d.io.dataset import Case, ChannelFile, DataSet
-from medseg3d.io.dicom_magic import holds_dicom, is_dicom_data
+from medseg3d.io.dicom_places import dicom_files, holds_dicom, is_dicom_data
 from medseg3d.io.images import SUFFIXES
 from medseg3d.io.layouts import (
     IMAGE_FOLDERS,
@@ -47,8 +47,9 @@ def find_cases(
 
     Known are MSD and nnU-Net (``dataset.json``), BraTS of every year and other data with a folder per case, two folders
     ``images/`` and ``labels/``, a CSV, one folder per class for classification, and without labels any folder of images
-    or of DICOM studies, or one image. Where a ``dataset.json`` lies in the folder (or above it), its names of channels
-    and labels count in every layout; without one, label values are the task's own.
+    or of DICOM studies, or one image; for tasks of two axes each DICOM file is an image. Where a ``dataset.json`` lies in
+    the folder (or above it), its names of channels and labels count in every layout; without one, label values are the
+    task's own.
 
     As in nnU-Net, an image of ``training`` or ``imagesTr`` without a label is an error. In the other layouts it is left
     out with a note, as long as others have theirs. Labels without an image are left out with a note.
@@ -104,11 +105,12 @@ def _names_near(folder: Path) -> Names | None:
 
 
 def _labelled(root: Path, task: Task, names: Names | None) -> DataSet:
+    pictures = task.spatial_dims == 2
     if names is not None and names.training is not None and names.file.parent == root:
         return _data_set(root, "MSD dataset.json", listed(names, task, True), task, names, labels=True, strict=True)
     images, label_folder = subfolder(root, IMAGE_FOLDERS), subfolder(root, LABEL_FOLDERS)
     if images is not None and label_folder is not None:
-        parts = flat(image_files(images), task, names)
+        parts = flat(image_files(images, dicom=pictures), task, names)
         stray = add_labels(parts, label_folder)
         notes = [f"labels without an image are left out: {some_names(stray)}"] if stray else []
         official = images.name == "imagesTr"
@@ -120,23 +122,26 @@ def _labelled(root: Path, task: Task, names: Names | None) -> DataSet:
     if folders := case_folders(root):
         parts, tails = nested(folders, task)
         return _data_set(root, "a folder per case", parts, task, names, labels=True, tails=tails)
-    if files := image_files(root):
+    if files := image_files(root, dicom=pictures):
         return _data_set(root, "one folder", flat(files, task, names), task, names, labels=True)
     raise _nothing(root, labels=True)
 
 
 def _unlabelled(root: Path, task: Task, given: Task, names: Names | None) -> DataSet:
+    pictures = task.spatial_dims == 2
     for folder in (subfolder(root, ("imagests",)), subfolder(root, IMAGE_FOLDERS)):
-        if folder is not None and (files := image_files(folder)):
+        if folder is not None and (files := image_files(folder, dicom=pictures)):
             notes = [f"the images in {folder.name}/ are taken"]
             return _data_set(root, folder.name, flat(files, task, names), given, names, labels=False, notes=notes)
-    if files := image_files(root):
+    if files := image_files(root, dicom=pictures):
         return _data_set(root, "one folder", flat(files, task, names), given, names, labels=False)
     if task.kind == "classification" and (parts := class_folders(root, task, False)):
         return _data_set(root, "folders of images", parts, given, names, labels=False)
     if folders := case_folders(root):
         parts, _ = nested(folders, task)
         return _data_set(root, "a folder per case", parts, given, names, labels=False)
+    if pictures and (files := dicom_files(root)):
+        return _data_set(root, "DICOM, a case per file", flat(files, task, names), given, names, labels=False)
     if task.spatial_dims == 3:
         from medseg3d.io.dicom_cases import refuse_broken
 

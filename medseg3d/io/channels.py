@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medseg3d.checks import InputError
 from medseg3d.io.dataset import Case, ChannelFile
-from medseg3d.io.images import NIFTI_SUFFIXES, PICTURE_SUFFIXES, RGB, image_stem, image_suffix
+from medseg3d.io.images import NIFTI_SUFFIXES, RGB, image_stem, image_suffix, is_picture
 from medseg3d.io.matching import Names, channel_missing, match_channels
 from medseg3d.io.nifti import nifti_channels
 from medseg3d.io.parts import NUMBERED, Parts, split_tail
@@ -66,7 +66,7 @@ def _called(path: Path, names: Names | None, task: Task, channel: str) -> str:
 
 
 def _channels_of_file(path: Path, task: Task, names: Names | None) -> tuple[tuple[ChannelFile, ...], dict[str, str]]:
-    if image_suffix(path) in PICTURE_SUFFIXES and is_rgb(task):
+    if is_picture(path) and is_rgb(task):
         order = {str(task.channel_named(c)): i for i, c in enumerate(RGB)}
         return tuple(ChannelFile(path, order[c]) for c in task.channels), {c: RGB[order[c]] for c in task.channels}
     there = nifti_channels(path) if image_suffix(path) in NIFTI_SUFFIXES else None

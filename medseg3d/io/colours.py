@@ -51,6 +51,11 @@ def label_colour(value: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
+def palette() -> list[int]:
+    """Red, green and blue of the values 0 (black) to 255, for indexed pictures."""
+    return [part for value in range(256) for part in (label_colour(value) if value else (0, 0, 0))]
+
+
 def write_colours(segments: Sequence[Segment], folder: str | Path, name: str) -> tuple[Path, Path]:
     """Write the colours of label maps for viewers: ``NAME.label.txt`` for ITK-SNAP, ``NAME.ctbl`` for 3D Slicer.
 

@@ -1,31 +1,31 @@
-"""One way to read and write an image, whatever its format: NIfTI, NRRD, MetaImage, PNG, JPEG, TIFF.
+"""One way to read and write an image, whatever its format: NIfTI, NRRD, MetaImage, PNG, JPEG, TIFF, one DICOM image.
 
-SimpleITK thinks in LPS and Pillow in rows and columns; the volumes that leave this module are RAS+ and (C, *spatial).
+SimpleITK thinks in LPS; the volumes that leave this module are RAS+ and (C, *spatial). Pictures are in ``pictures``.
 """
 
 from __future__ import annotations
 
 import errno
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
 from medseg3d.checks import InputError, tell
-from medseg3d.io.atomic import atomic_fill, atomic_write
+from medseg3d.io.atomic import atomic_fill
+from medseg3d.io.dicom_magic import is_dicom
 from medseg3d.io.nifti import read_nifti
 from medseg3d.io.nifti_writing import write_nifti
+from medseg3d.io.pictures import PICTURE_SUFFIXES, read_picture, write_picture
 from medseg3d.io.values import NonFinite, image_values, label_values
 from medseg3d.volume import SHEAR_TOLERANCE, Grid, Volume
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+DICOM_SUFFIXES = (".dcm", ".dicom")
+"""Of DICOM files that have one; many have none."""
 SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES, *PICTURE_SUFFIXES)
 COPY_AGAIN = "copy it again, with the data file that belongs to it"
 LIKELY_MM = (0.05, 20.0)
@@ -41,22 +41,29 @@ def image_suffix(path: str | Path) -> str | None:
 
 
 def image_stem(path: str | Path) -> str:
-    """A file's name without its suffix; ``.nii.gz`` is one."""
+    """A file's name without its suffix; ``.nii.gz`` is one, and that of DICOM counts."""
     name = Path(path).name
-    return name[: len(name) - len(image_suffix(name) or "")]
+    suffix = image_suffix(name) or next((s for s in DICOM_SUFFIXES if name.lower().endswith(s)), "")
+    return name[: len(name) - len(suffix)]
+
+
+def is_picture(path: str | Path) -> bool:
+    """Whether a file of a case is a picture: by its suffix, or a single DICOM image, which has none of ``SUFFIXES``."""
+    return image_suffix(path) in (None, *PICTURE_SUFFIXES)
 
 
 def read_volume(path: str | Path, *, labels: bool = False, nonfinite: NonFinite = "error") -> Volume:
-    """Read an image or a label map; the suffix decides the format.
+    """Read an image or a label map; the suffix decides the format, and what has none of them may be one DICOM image.
 
     Args:
-        path: ``.nii``, ``.nii.gz``, ``.nrrd``, ``.nhdr``, ``.mha``, ``.mhd``, ``.png``, ``.jpg``, ``.tif``.
+        path: ``.nii``, ``.nii.gz``, ``.nrrd``, ``.nhdr``, ``.mha``, ``.mhd``, ``.png``, ``.jpg``, ``.tif``, or DICOM.
         labels: the values are labels: integers, exactly, never through float32.
         nonfinite: what NaN and infinity in an image are: ``"error"`` or ``"zero"``.
 
     Returns:
         Data ``(C, *spatial)`` with the stored type, and the affine to RAS+ mm. A picture is ``(C, rows, columns)``
-        with one mm per pixel.
+        with one mm per pixel, a DICOM image ``(C, rows, columns)`` with the size that it says; ``medseg3d.io.dicom``
+        reads series.
 
     Raises:
         InputError: with the code of what is wrong.
@@ -64,6 +71,10 @@ def read_volume(path: str | Path, *, labels: bool = False, nonfinite: NonFinite 
     path = Path(path)
     suffix = image_suffix(path)
     if suffix is None:
+        if not labels and is_dicom(path):
+            from medseg3d.io.dicom_image import read_dicom_image  # pydicom is loaded where there is DICOM
+
+            return read_dicom_image(path)
         known = ", ".join(SUFFIXES)
         raise InputError(
             "E-FORMAT", f"the suffix {path.suffix!r} is no known image format", file=path, fix=f"known are {known}"
@@ -74,7 +85,7 @@ def read_volume(path: str | Path, *, labels: bool = False, nonfinite: NonFinite 
     if suffix in NIFTI_SUFFIXES:
         volume = read_nifti(path, labels=labels, nonfinite=nonfinite)
     elif suffix in PICTURE_SUFFIXES:
-        return _read_picture(path, labels, nonfinite)
+        return read_picture(path, labels=labels, nonfinite=nonfinite)
     else:
         data, affine = _read_itk(path, ITK_SUFFIXES[suffix])
         volume = Volume(label_values(data, path) if labels else image_values(data, path, nonfinite), affine)
@@ -111,10 +122,20 @@ def write_volume(volume: Volume, path: str | Path) -> None:
     elif suffix in (".nrrd", ".mha"):
         _write_itk(volume, Path(path), ITK_SUFFIXES[suffix])
     elif suffix in (".png", ".tif", ".tiff"):
-        _write_picture(volume, Path(path))
+        write_picture(volume, Path(path))
     else:
         rule = "written are .nii.gz, .nii, .nrrd, .mha, and .png and .tif for 2D"
         raise InputError("E-FORMAT", f"nothing is written as {Path(path).suffix!r}", file=path, fix=rule)
+
+
+def write_labels(volume: Volume, path: str | Path) -> None:
+    """Write a label map as ``write_volume`` does; as a ``.png`` of up to 256 values it is indexed, each value with its colour."""
+    if Path(path).suffix.lower() == ".png" and volume.data.dtype == np.uint8:
+        from medseg3d.io.colours import palette
+
+        write_picture(volume, Path(path), palette=palette())
+    else:
+        write_volume(volume, path)
 
 
 def _read_itk(path: Path, image_io: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
@@ -212,64 +233,3 @@ def _write_itk(volume: Volume, path: Path, image_io: str) -> None:
             raise OSError(errno.ENOSPC, f"the file was not written whole: {error}") from None
 
     atomic_fill(path, fill, needed_bytes=data.nbytes)
-
-
-def _read_picture(path: Path, labels: bool, nonfinite: NonFinite) -> Volume:
-    from PIL import Image, UnidentifiedImageError
-
-    if labels and image_suffix(path) in (".jpg", ".jpeg"):
-        fix = "store label maps as .png"
-        raise InputError("E-LABEL-LOSSY", "JPEG changes values, so it cannot hold labels", file=path, fix=fix)
-    try:
-        with Image.open(path) as picture:
-            data = _picture_values(picture, path, labels)
-    except UnidentifiedImageError:
-        raise InputError(
-            "E-CORRUPT", "not a picture of a known format", file=path, fix="check where it came from"
-        ) from None
-    except Image.DecompressionBombError as error:
-        raise InputError("E-HEADER", str(error), file=path, fix="cut it into tiles") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        message = f"cut short or damaged ({error})"
-        raise InputError("E-TRUNCATED", message, file=path, fix="copy or download it again") from None
-    data = label_values(data, path) if labels else image_values(data, path, nonfinite)
-    return Volume(data, np.eye(3))
-
-
-def _picture_values(picture: Image.Image, path: Path, labels: bool) -> NDArray[Any]:
-    """``(C, rows, columns)``: one channel of grey or of palette indices, or red, green and blue."""
-    if (pages := getattr(picture, "n_frames", 1)) > 1:
-        raise InputError("E-DTYPE", f"{pages} pages; a picture has one", file=path, fix="split it")
-    raw_mode = str([tile.args for tile in getattr(picture, "tile", [])])
-    if picture.mode in ("RGB", "RGBA", "LA") and "16" in raw_mode:
-        message = "16 bits per colour, of which Pillow keeps 8"
-        raise InputError("E-DTYPE", message, file=path, fix="store one 16-bit grey file per channel, or 8 bits")
-    if picture.mode == "P" and labels:
-        return np.asarray(picture)[None].copy()
-    if picture.mode == "1":
-        return np.asarray(picture).astype(np.uint8)[None]
-    if picture.mode in ("L", "I", "F") or picture.mode.startswith("I;16"):
-        values = np.asarray(picture)
-        return values.astype(values.dtype.newbyteorder("="))[None]
-    if picture.mode == "LA":
-        return np.asarray(picture.convert("L"))[None].copy()
-    values = np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0)
-    if not labels:
-        return np.ascontiguousarray(values)
-    if (values != values[:1]).any():
-        message = "a label map in colours; labels are the values of a grey or indexed picture"
-        raise InputError("E-DTYPE", message, file=path, fix="convert the colours to label values")
-    return values[:1].copy()
-
-
-def _write_picture(volume: Volume, path: Path) -> None:
-    from PIL import Image
-
-    data = volume.data.astype(np.uint8) if volume.data.dtype == np.bool_ else volume.data
-    grey = volume.channels == 1 and data.dtype in (np.uint8, np.uint16)
-    if data.ndim != 3 or not (grey or (volume.channels == 3 and data.dtype == np.uint8)):
-        message = f"{volume!r} does not fit into a picture: 2D, with one channel of uint8 or uint16 or three of uint8"
-        raise InputError("E-FORMAT", message, file=path, fix="write .nii.gz")
-    picture = Image.fromarray(np.ascontiguousarray(data[0] if grey else np.moveaxis(data, 0, -1)))
-    file_format = "PNG" if path.suffix.lower() == ".png" else "TIFF"
-    atomic_write(path, lambda file: picture.save(file, file_format))

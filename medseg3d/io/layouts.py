@@ -8,7 +8,8 @@ from pathlib import Path
 
 from medseg3d.checks import ConfigError, InputError
 from medseg3d.io.channels import is_rgb, numbered_channels
-from medseg3d.io.images import PICTURE_SUFFIXES, image_stem, image_suffix
+from medseg3d.io.dicom_magic import is_dicom
+from medseg3d.io.images import image_stem, image_suffix, is_picture
 from medseg3d.io.matching import Names
 from medseg3d.io.parts import NUMBERED, Parts, duplicate, is_label_name, must_exist, split_tail
 from medseg3d.task import Task, plain_name
@@ -19,9 +20,10 @@ DEPTH = 3
 """How deep folders of cases may lie: BraTS has HGG/ and LGG/ between."""
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files directly inside a folder, hidden ones left out, by name."""
-    return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and image_suffix(p) and p.is_file())
+def image_files(folder: Path, *, dicom: bool = False) -> list[Path]:
+    """The image files directly inside a folder, hidden ones left out, by name; with ``dicom`` files of DICOM, too."""
+    files = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
+    return [p for p in files if image_suffix(p) or (dicom and is_dicom(p))]
 
 
 def subfolder(root: Path, names: Iterable[str]) -> Path | None:
@@ -46,7 +48,7 @@ def flat(files: Sequence[Path], task: Task, names: Names | None) -> dict[str, Pa
     if numbers := _numbered(files, task, names):
         order = numbered_channels(names, task, files[0].parent)
         for path, (name, number) in numbers.items():
-            if is_rgb(task) and image_suffix(path) in PICTURE_SUFFIXES:
+            if is_rgb(task) and is_picture(path):
                 case(name, path).whole.append(path)
             else:
                 _put(case(name, path), order[number], path)
@@ -62,7 +64,7 @@ def flat(files: Sequence[Path], task: Task, names: Names | None) -> dict[str, Pa
             _put_label(case(label_heads[stem], path), path)
             continue
         channel = split_tail(stem, lambda tail: task.channel_named(tail) is not None)
-        one_file = task.in_channels == 1 or (is_rgb(task) and image_suffix(path) in PICTURE_SUFFIXES)
+        one_file = task.in_channels == 1 or (is_rgb(task) and is_picture(path))
         if channel is None or (one_file and (channel[0] not in label_heads.values() or stem in label_heads.values())):
             case(stem, path).whole.append(path)
         else:

@@ -91,12 +91,12 @@ def measured_step(task: Task, settings: Mapping[str, Any]) -> float:
 
 def guessed_step(task: Task, batch_size: int) -> float:
     """Seconds of a step by its voxels alone."""
-    return SECONDS_PER_VOXEL[task.spatial_dims] * batch_size * math.prod(task.patch_size)
+    return SECONDS_PER_VOXEL[task.network_dims] * batch_size * math.prod(task.patch_size)
 
 
 def _made_up(task: Task, patch: Sequence[int], batch_size: int, device: torch.device) -> dict[str, torch.Tensor]:
     random = np.random.default_rng(0)
-    image = random.standard_normal((batch_size, task.in_channels, *patch), dtype=np.float32)
+    image = random.standard_normal((batch_size, len(task.inputs), *patch), dtype=np.float32)
     if task.kind == "classification":
         label = random.integers(0, len(task.labels), batch_size)
     else:

@@ -13,12 +13,13 @@ import numpy as np
 import yaml
 from filelock import FileLock
 
-from medseg3d import read_volume, write_volume
+from medseg3d import read_volume
 from medseg3d.checks import ConfigError
 from medseg3d.evaluation import Evaluation, evaluate
 from medseg3d.inference.model import store_postprocessing
 from medseg3d.inference.sidecar import DONE, read_sidecar
 from medseg3d.io.atomic import atomic_write
+from medseg3d.io.images import write_labels
 from medseg3d.pairs import Reader, find_pairs, read_groups, read_pair
 from medseg3d.planning.for_run import name_of_run, task_of_folds
 from medseg3d.postprocessing import Cleaning, clean, rules_as_dict
@@ -242,7 +243,7 @@ def _clean_prediction(source: Path, name: str, out: Path, rules: Mapping[str, Cl
     file = files[0].with_suffix("")
     labels = read_volume(file, labels=True)
     cleaned = clean(labels.data[0], rules, task, labels.spacing_mm)
-    write_volume(labels.with_data(cleaned[None]), out / file.name)
+    write_labels(labels.with_data(cleaned[None]), out / file.name)
 
 
 def _join_tables(tables: list[Path], out: Path) -> None:

@@ -66,7 +66,7 @@ def read_source(place: str | Path) -> Source:
 def _run_directory(folder: Path, changed: int) -> Source:
     model = load_model(folder)
     origin = {"weights": folder.name, "sha256": model.weights_sha256}
-    return Source(model.network, folder.name, model.task.labels, tuple(model.task.channels), origin)
+    return Source(model.network, folder.name, model.task.labels, model.task.inputs, origin)
 
 
 @lru_cache(maxsize=1)
@@ -91,9 +91,9 @@ def initial_config(place: str | Path, task: Task) -> dict[str, Any]:
     config: dict[str, Any] = read_source(place).network.config  # type: ignore[assignment]
     kept = {key: value for key, value in config.items() if key not in NOT_KEPT}
     dims = config["spatial_dims"]
-    if dims != task.spatial_dims and tuple(kept.get("reductions") or ()) in ((), REDUCTIONS[dims]):
+    if dims != task.network_dims and tuple(kept.get("reductions") or ()) in ((), REDUCTIONS[dims]):
         kept.pop("reductions", None)
-    if dims != task.spatial_dims and any(not isinstance(stage, int) for stage in kept.get("strides") or ()):
+    if dims != task.network_dims and any(not isinstance(stage, int) for stage in kept.get("strides") or ()):
         kept.pop("strides")  # of axes that are others
     return kept
 
@@ -163,7 +163,7 @@ def _encoder(source: Source, network: Any, task: Task | None) -> dict[str, Tenso
     before: Any = source.network.config
     if before["spatial_dims"] != config["spatial_dims"]:
         logger.info("%s is inflated from %dD to %dD", source.name, before["spatial_dims"], config["spatial_dims"])
-    ours = () if task is None else tuple(task.channels)
+    ours = () if task is None else task.inputs
     theirs = source.channels or ()
     if before["in_channels"] != config["in_channels"] or (theirs and ours and theirs != ours):
         shared = [name for name in ours if name in theirs]

@@ -38,8 +38,8 @@ def network_config(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
     name = DEFAULT_NETWORKS[task.kind] if task.network == "default" else task.network
     config = {
         "name": name,
-        "spatial_dims": task.spatial_dims,
-        "in_channels": task.in_channels,
+        "spatial_dims": task.network_dims,
+        "in_channels": len(task.inputs),
         "out_channels": task.out_channels,
         **options,
     }

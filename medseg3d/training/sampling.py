@@ -7,6 +7,7 @@ resumed sees the samples that an uninterrupted one sees (DESIGN.md, decision 7).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from medseg3d.augmentation import Augmentation, Change
+from medseg3d.networks.slices import slice_as_channels
 from medseg3d.training.cache import IGNORED, PreparedCase
 
 ORDER, SAMPLE, STEP, FOREGROUND = range(4)
@@ -52,6 +54,8 @@ class Patches(Dataset[dict[str, Any]]):
         foreground_share: part of the patches that is centred on foreground.
         augmentation: draws what is done to a sample, and does it; None leaves samples as they are.
         seed: of the run.
+        neighbours: of patches of two axes that are cut out of volumes ``(C, slices, *s)``, the slices on either side that are
+            channels, too.
 
     Shape: item i is ``{"image": (C, *patch_size) float32, "label": (1, *patch_size) uint8, "case": number of the case}``;
     for classification the label is a class number. Item i is ``finish(*cut(i))``.
@@ -65,12 +69,14 @@ class Patches(Dataset[dict[str, Any]]):
         foreground_share: float = 0.5,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        neighbours: int = 0,
     ) -> None:
         self.cases = cases
         self.patch_size = tuple(patch_size)
         self.foreground_share = foreground_share
         self.augmentation = augmentation
         self.seed = seed
+        self.neighbours = neighbours
         self.foreground = [_foreground(case, seed) for case in cases]
         self._order: tuple[int, np.ndarray[Any, Any]] = (-1, np.empty(0, int))
 
@@ -96,10 +102,19 @@ class Patches(Dataset[dict[str, Any]]):
         case = self.cases[number]
         change = None if self.augmentation is None else self.augmentation.draw(random, case.image.shape[0])
         size = self.patch_size if change is None else change.window
-        start = self._start(number, size, random)
-        sample: dict[str, Any] = {"image": crop_padded(case.image, start, size), "case": number}
-        if case.target is not None:
-            sample["label"] = crop_padded(case.target, start, size)
+        image, target = case.image, case.target
+        if image.ndim - 1 > len(size):
+            at, *start = self._start(number, (1, *size), random)
+            image = slice_as_channels(image, at, self.neighbours)
+            target = None if target is None else target[:, at]
+            if change is not None and change.dropped:
+                several = 2 * self.neighbours + 1
+                change = replace(change, dropped=tuple(c * several + o for c in change.dropped for o in range(several)))
+        else:
+            start = self._start(number, size, random)
+        sample: dict[str, Any] = {"image": crop_padded(image, start, size), "case": number}
+        if target is not None:
+            sample["label"] = crop_padded(target, start, size)
         return sample, change
 
     def finish(self, sample: dict[str, Any], change: Change | None) -> dict[str, Any]:

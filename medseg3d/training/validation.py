@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medseg3d.inference.decode import decode_labels
 from medseg3d.inference.windows import sliding_logits
+from medseg3d.networks.slices import SliceNetwork
 from medseg3d.preprocessing import NetworkGrid
 from medseg3d.task import Task
 from medseg3d.training.cache import IGNORED, PreparedCase
@@ -47,12 +48,15 @@ def case_scores(
         network: is put into eval mode.
         cases: prepared cases with reference.
         task: of the run.
-        roi_size: window, in voxels.
+        roi_size: window, in voxels (of slices, in each).
         overlap: of neighbouring windows.
         device: where the network is.
         autocast: type to compute in, or None.
     """
     network.eval()
+    seen, window = network, tuple(roi_size)
+    if task.slices:
+        seen, window = SliceNetwork(network, task.neighbours), (1, *window)
     scores = []
     for case in cases:
         image = case.image.to(device)
@@ -61,8 +65,8 @@ def case_scores(
                 logits = network(centred(image, roi_size)[None])
             scores.append([float(int(logits.argmax()) == case.class_index)])
         else:
-            coarse = sliding_logits(network, image, roi_size=roi_size, overlap=overlap, autocast=autocast)
-            scores.append(dice_per_label(coarse, case, network.stride, task))  # type: ignore[arg-type]
+            coarse = sliding_logits(seen, image, roi_size=window, overlap=overlap, autocast=autocast)
+            scores.append(dice_per_label(coarse, case, seen.stride, task))  # type: ignore[arg-type]
     return scores
 
 
