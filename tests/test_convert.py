@@ -121,7 +121,7 @@ def test_info_lists_series_and_what_speaks_against_them(tmp_path: Path, capsys: 
     assert "40 x 36 x 8  0.7 x 0.8 x 3  LPS" in lines[2]
     assert CANARY in lines[2]  # on the screen alone
     assert any(line.startswith("  series 2: error: 1 slice is missing") for line in lines)
-    assert any(line.startswith("  info: left out: 1 not DICOM (notes.txt)") for line in lines)
+    assert any(line.startswith("  info: no part of a series: 1 not DICOM (notes.txt)") for line in lines)
 
 
 def test_info_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from medseg3d.io.images import SUFFIXES, image_suffix
 from medseg3d.io.layouts import image_files
 
 if TYPE_CHECKING:
+    from medseg3d.io.dicom_label_objects import LabelObject
     from medseg3d.io.dicom_series import Listing, Series
     from medseg3d.volume import Grid
 
@@ -30,35 +31,43 @@ class Description:
         path: what was looked at.
         dicom: its series; None where there is no DICOM.
         images: its other image files.
+        labels: its DICOM SEG and RTSTRUCT files.
     """
 
     path: Path
     dicom: Listing | None
     images: tuple[ImageHeader, ...]
+    labels: tuple[LabelObject, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types. No text of DICOM headers is among them, as it may name the patient."""
-        images = [h.as_dict() | {"file": self._name(h)} for h in self.images]
+        """Plain JSON types. Of the texts of DICOM headers, which may name the patient, the names of segments alone are there."""
+        images = [h.as_dict() | {"file": self._name(h.path)} for h in self.images]
+        labels = [one.as_dict() | {"file": self._name(one.path)} for one in self.labels]
         found: dict[str, Any] = {"series": [], "findings": []} if self.dicom is None else self.dicom.as_dict()
-        return {"series": found["series"], "images": images, "findings": found["findings"]}
+        return {"series": found["series"], "images": images, "segmentations": labels, "findings": found["findings"]}
 
     def text(self) -> str:
         """The same to read on a screen, where the descriptions of series are shown, too."""
         parts = []
-        if self.dicom is not None:
+        if self.dicom is not None and (self.dicom.series or self.dicom.findings):
             parts.append(_series_text(self.dicom))
+        parts += [self._labels_text(one) for one in self.labels]
         if self.images:
             parts.append(self._images_text())
         return "\n\n".join(parts)
 
-    def _name(self, header: ImageHeader) -> str:
+    def _name(self, file: Path) -> str:
         root = self.path if self.path.is_dir() else self.path.parent
-        return header.path.relative_to(root).as_posix()
+        return file.relative_to(root).as_posix()
+
+    def _labels_text(self, one: LabelObject) -> str:
+        findings = (f"  {f.severity}: {_short(f, one.path)}" for f in one.findings)
+        return "\n".join([*segment_lines(one, self.path), *findings])
 
     def _images_text(self) -> str:
         rows = [("file", "voxels", "mm", "axes", "channels", "type")]
         for h in self.images[:SHOWN]:
-            rows.append((self._name(h), *_grid_words(h.grid), str(h.channels or "-"), h.dtype or "-"))
+            rows.append((self._name(h.path), *_grid_words(h.grid), str(h.channels or "-"), h.dtype or "-"))
         lines = [
             f"{self.path}: {len(self.images)} image file{'s' if len(self.images) > 1 else ''}"
         ] * self.path.is_dir()
@@ -70,7 +79,7 @@ class Description:
 
 
 def describe(path: str | Path, *, timepoint: int | None = None, force: bool = False) -> Description:
-    """Look at a folder or file, reading headers alone.
+    """Look at a folder or file, reading headers alone, and of DICOM SEG how many voxels each segment has.
 
     Args:
         path: a folder with DICOM or image files, up to a few levels deep, or one file.
@@ -101,7 +110,20 @@ def describe(path: str | Path, *, timepoint: int | None = None, force: bool = Fa
                 f"nothing to describe in {path}; looked for DICOM, and files ending in {', '.join(SUFFIXES)}"
             )
         return Description(path, None, headers)
-    return Description(path, listing, headers)
+    if not listing.labels:
+        return Description(path, listing, headers)
+    from medseg3d.io.dicom_label_objects import describe_labels  # highdicom is loaded where there are labels
+
+    labels = tuple(describe_labels(file) for file in listing.labels)
+    return Description(path, replace(listing, findings=listing.remarks), headers, labels)
+
+
+def segment_lines(one: LabelObject, root: Path) -> list[str]:
+    """The segments of a DICOM SEG or RTSTRUCT at or below ``root``, as a table under a heading."""
+    number, what = len(one.segments), "region" if one.kind == "RTSTRUCT" else "segment"
+    where = one.path if one.path == root else one.path.relative_to(root).as_posix()
+    heading = f"{where}: DICOM {one.kind}, {number} {what}{'' if number == 1 else 's'}"
+    return [heading, *(_table(one.rows()) if number else [])]
 
 
 def _below(folder: Path, depth: int) -> list[Path]:
@@ -123,7 +145,7 @@ def _series_text(listing: Listing) -> str:
         rows.append(
             (f"{s.number}", s.identifier, s.modality, size, spacing, s.orientation or "-", f"{len(s.files)}", _about(s))
         )
-    lines = [f"{listing.root}: DICOM, {words}", *_table(rows)]
+    lines = [f"{listing.root}: DICOM, {words}", *(_table(rows) if listing.series else [])]
     for s in listing.series:
         lines += [f"  series {s.number}: {f.severity}: {_short(f, listing.root)}" for f in s.findings]
     lines += [f"  {f.severity}: {_short(f, listing.root)}" for f in listing.findings]

@@ -19,6 +19,7 @@ from medseg3d.io.dicom_findings import about_values, image_errors, timepoint_of
 from medseg3d.io.dicom_geometry import Stack, stacked, without_lone
 from medseg3d.io.dicom_headers import (
     CLASSIC,
+    LABEL_OBJECTS,
     MULTIFRAME,
     Damaged,
     Header,
@@ -66,7 +67,7 @@ def find_series(path: str | Path, *, timepoint: int | None = None, force: bool =
             replace(_series(headers, path, found, timepoint), number=number)
             for number, headers in enumerate(listed, start=1)
         ]
-        return Listing(path, tuple(series), tuple(found.findings()))
+        return Listing(path, tuple(series), tuple(found.findings()), tuple(found.labels))
 
 
 def _order(header: Header) -> tuple[Any, ...]:
@@ -86,6 +87,7 @@ class _Files:
         self.strangers: dict[str, list[str]] = {}
         self.searched: list[Path] = []
         self.unread: list[str] = []
+        self.labels: list[Path] = []
         if root.is_dir():
             self._take_folder(root, DEPTH)
         else:
@@ -132,13 +134,21 @@ class _Files:
             self._doubt("E-TRUNCATED", message, path, "copy or export the file again, or take it out")
         elif kind in CLASSIC | MULTIFRAME:
             self.headers.append(header)
-        elif UID(kind).name == kind and (kind.startswith("1.2.8") or not UID(kind).is_valid):  # not a private kind
+        elif self._unknown(kind):
             message = "a DICOM file of an unknown kind, which may be an image whose header is damaged"
             self._doubt("E-CORRUPT", message, path, "copy or export the file again, or take it out")
         else:
-            self._other(UID(kind).name, path)
+            self._other(LABEL_OBJECTS.get(kind, UID(kind).name), path)
+            if kind in LABEL_OBJECTS:
+                self.labels.append(path)
             if header.pixels_at is not None:
                 self.strangers.setdefault(header.text("SeriesInstanceUID"), []).append(path.name)
+
+    @staticmethod
+    def _unknown(kind: str) -> bool:
+        """Whether a SOP class is none of the standard's, and none of a vendor either."""
+        named = kind in LABEL_OBJECTS or UID(kind).name != kind
+        return not named and (kind.startswith("1.2.8") or not UID(kind).is_valid)
 
     def _other(self, kind: str, path: Path) -> None:
         self.others.setdefault(kind, []).append(path.name)
@@ -167,7 +177,7 @@ class _Files:
         plural = "s" if len(self.unread) > 1 else ""
         kinds += [f"{len(self.unread)} subfolder{plural} ({some_names(self.unread, 3)})"] if self.unread else []
         if kinds:
-            message = f"left out: {', '.join(kinds)}"
+            message = f"no part of a series: {', '.join(kinds)}"
             found.append(Finding("I-SKIPPED", "info", str(self.root), message))
         if len(self.searched) > 1 or (self.searched and self.searched[0] != self.root):
             message = f"the files lie in {len(self.searched)} subfolder{'s' if len(self.searched) > 1 else ''}"

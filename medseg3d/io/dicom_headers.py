@@ -24,6 +24,8 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
     MRImageStorage,
     PositronEmissionTomographyImageStorage,
+    RTStructureSetStorage,
+    SegmentationStorage,
 )
 
 from medseg3d.io.dicom_warnings import without_warnings
@@ -39,6 +41,13 @@ MULTIFRAME = {
     LegacyConvertedEnhancedMRImageStorage,
     LegacyConvertedEnhancedPETImageStorage,
 }
+SEGMENTATION_CLASSES = (SegmentationStorage, "1.2.840.10008.5.1.4.1.1.66.7")
+"""Segmentation, and Label Map Segmentation, which pydicom does not know yet."""
+LABEL_OBJECTS = {
+    **dict.fromkeys(SEGMENTATION_CLASSES, "DICOM SEG"),
+    RTStructureSetStorage: "RTSTRUCT",
+}
+"""What holds labels of a series, by SOP class, in words."""
 PIXEL_DATA = (struct.pack("<HH", 0x7FE0, 0x0010), struct.pack(">HH", 0x7FE0, 0x0010))
 """The tag of the pixels, in both byte orders."""
 B_VALUES = (0x00189087, 0x0019100C, 0x00431039, 0x20011003)

@@ -202,7 +202,7 @@ def _read_on(planes: Planes, path: Path, task: Task | None) -> Segmented:
     with refusing(path):
         dataset = dcmread(path)
         frames = {str(roi.ReferencedFrameOfReferenceUID) for roi in dataset.StructureSetROISequence}
-        segments, contours = tuple(_segments(dataset)), {}
+        segments, contours = tuple(regions_in(dataset)), {}
         for item in dataset.get("ROIContourSequence", ()):
             contours[int(item.ReferencedROINumber)] = list(item.get("ContourSequence", ()))
     if frames - {str(planes.references[0].FrameOfReferenceUID)}:
@@ -227,7 +227,8 @@ def _read_on(planes: Planes, path: Path, task: Task | None) -> Segmented:
     return Segmented(planes.volume(out), segments)
 
 
-def _segments(dataset: Dataset) -> Iterator[Segment]:
+def regions_in(dataset: Dataset) -> Iterator[Segment]:
+    """The regions of interest that a structure set names."""
     observed = {int(item.ReferencedROINumber): item for item in dataset.get("RTROIObservationsSequence", ())}
     for roi in dataset.StructureSetROISequence:
         number, name = int(roi.ROINumber), str(roi.get("ROIName", ""))

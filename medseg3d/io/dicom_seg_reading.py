@@ -16,6 +16,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
 from medseg3d.checks import InputError
+from medseg3d.io.dicom_headers import SEGMENTATION_CLASSES
 from medseg3d.io.dicom_magic import is_dicom
 from medseg3d.io.dicom_planes import LPS
 from medseg3d.io.dicom_warnings import without_warnings
@@ -23,8 +24,6 @@ from medseg3d.io.segments import Code, Segment, painted, regions_of, values_of
 from medseg3d.task import Task
 from medseg3d.volume import Volume
 
-SEGMENTATION_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
-"""SOP classes: Segmentation, and Label Map Segmentation."""
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 """What libraries quote in their messages: values of the file, which may be the patient's."""
 UNEVEN_MM = 0.05
@@ -77,7 +76,7 @@ def read_seg(path: str | Path, *, task: Task | None = None) -> Segmented:
     path = Path(path)
     dataset = _opened(path)
     with refusing(path):
-        segments = tuple(_segment(item) for item in dataset.SegmentSequence if int(item.SegmentNumber))
+        segments = tuple(segment_of(item) for item in dataset.SegmentSequence if int(item.SegmentNumber))
     if task is not None and (regions := regions_of(task, segments)):
         volumes = {label: _volume(dataset, [number], path) for number, label in regions.items()}
         masks = {label: volume.data != 0 for label, volume in volumes.items()}
@@ -160,7 +159,8 @@ def renumbered(labels: Volume, values: Mapping[int, int]) -> Volume:
     return labels.with_data(table[labels.data])
 
 
-def _segment(item: Dataset) -> Segment:
+def segment_of(item: Dataset) -> Segment:
+    """What an item of SegmentSequence describes."""
     kind = item.SegmentedPropertyTypeCodeSequence[0]
     modifiers = kind.get("SegmentedPropertyTypeModifierCodeSequence", ())
     return Segment(

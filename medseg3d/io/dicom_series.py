@@ -101,11 +101,18 @@ class Listing:
         root: the folder or file.
         series: by study, series number and time.
         findings: about files that belong to no series.
+        labels: DICOM SEG and RTSTRUCT files, which are no series of images.
     """
 
     root: Path
     series: tuple[Series, ...]
     findings: tuple[Finding, ...]
+    labels: tuple[Path, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[Finding, ...]:
+        """The findings for one who looks at labels, too: that there is nothing but these is no fault."""
+        return tuple(f for f in self.findings if not (self.labels and f.code == "E-FORMAT" and f.file == str(self.root)))
 
     @property
     def empty(self) -> bool:
