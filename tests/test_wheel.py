@@ -27,10 +27,12 @@ def test_what_the_wheel_carries(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     tasks = {f"medseg3d/configs/tasks/{p.name}" for p in (ROOT / "configs" / "tasks").glob("*.yaml")}
     assert tasks <= names
+    bundles = {p.relative_to(ROOT).as_posix() for p in (ROOT / "configs" / "bundles").rglob("*") if p.is_file()}
+    assert {f"medseg3d/{name}" for name in bundles if "__pycache__" not in name} <= names
     assert {"medseg3d/py.typed", "medseg3d/configs/train.yaml", "medseg3d/sample_data/brats/dataset.json"} <= names
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "medseg3d").rglob("*.py")}
     assert modules <= names
-    assert not [n for n in names if n.startswith(("tests", "benchmarks"))]
+    assert not [n for n in names if n.startswith(("tests", "benchmarks", "notebooks"))]
 
 
 def test_main_job_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
