@@ -22,8 +22,8 @@ def feed(
 ) -> Iterator[dict[str, Any]]:
     """Batches on ``device``, in the order of ``turns``; how many threads make them changes nothing in them.
 
-    On a processor one thread makes them in the moments that the network leaves idle. Beside a GPU threads cut boxes out of the scans
-    and the GPU does the arithmetic of the augmentation, sample by sample.
+    On a processor one thread makes them in the moments that the network leaves idle. Beside a GPU threads cut boxes out of the
+    scans and the GPU does the arithmetic of the augmentation, sample by sample.
 
     Args:
         patches: what samples are.

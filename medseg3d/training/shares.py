@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -24,6 +25,17 @@ def draws_at_random(network: nn.Module) -> bool:
         (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0) or (isinstance(m, DropPath) and m.rate > 0)
         for m in network.modules()
     )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For many short operations, which threads that wait asleep come too late for."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Shares:

@@ -19,7 +19,7 @@ from medseg3d.training.optimizer import WeightAverage, build_optimizer, learning
 from medseg3d.training.processes import Processes
 from medseg3d.training.recipe import Recipe
 from medseg3d.training.sampling import seed_step
-from medseg3d.training.shares import Shares
+from medseg3d.training.shares import Shares, one_thread
 from medseg3d.training.supervision import DeeplySupervised, supervised_loss
 
 
@@ -104,15 +104,16 @@ class Stepper:
         statistics = [buffer.clone() for buffer in self.network.buffers()]
         self.optimizer.zero_grad(set_to_none=True)
         value = self._gradients(batch)
-        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), recipe.gradient_clip, foreach=True)
-        mean, wished = self.processes.mean([value, float(stop)])
-        moved = math.isfinite(mean) and bool(torch.isfinite(norm))
-        if moved:
-            self.optimizer.step()
-            self.average.update(self.network, step)
-        else:
-            for buffer, before in zip(self.network.buffers(), statistics, strict=True):
-                buffer.copy_(before)
+        with one_thread() if self.shares is not None else contextlib.nullcontext():
+            norm = nn.utils.clip_grad_norm_(self.trained.parameters(), recipe.gradient_clip, foreach=True)
+            mean, wished = self.processes.mean([value, float(stop)])
+            moved = math.isfinite(mean) and bool(torch.isfinite(norm))
+            if moved:
+                self.optimizer.step()
+                self.average.update(self.network, step)
+            else:
+                for buffer, before in zip(self.network.buffers(), statistics, strict=True):
+                    buffer.copy_(before)
         return StepResult(mean, moved, wished > 0)
 
     def _gradients(self, batch: Mapping[str, Any]) -> float:
