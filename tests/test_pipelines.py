@@ -80,6 +80,15 @@ def test_dicom_seg(run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_per_slice(run) -> None:
+    said = run("per_slice", *TINY)
+    assert re.search(r"\nvolumes, [\d,]+ parameters:", said)
+    assert re.search(r"\nslices, [\d,]+ parameters:", said)
+    assert said.count("mean of labels") == 2
+    assert "A: volumes, B: slices" in said
+
+
+@pytest.mark.slow
 def test_fine_tune(run) -> None:
     said = run("fine_tune", *[w for w in HEADS if "spacing" not in w and "patch" not in w])
     assert "began with {'weights': 'cells'" in said
