@@ -23,13 +23,21 @@ KEYS = {
     "expected_dice": {"brats_expected_dice_s", "ct_expected_dice_s"},
     "faults": {"kills", "resumed", "bit_equal", "prediction_kills", "prediction_resumed", "prediction_equal"},
     "triage": {"cases", "worst_5_in_first_10_flips", "mean_error_flips"},
+    "predict": {"brats_bf16_speedup", "brats_fp32_speedup", "brats_whole_speedup", "agreement_fp32"},
+    "training_plans": {f"plans.brats_sample.{side}.steps" for side in ("medseg3d", "dynunet")},
+    "training_modes": {
+        "cases",
+        *(f"{way}.seconds" for way in ("windows", "bf16", "whole", "tta", "ensemble", "missing_FLAIR", "missing_T2")),
+    },
 }
+PART = {"predict": ["--only", "brats"]}
+"""Of those that would take long."""
 
 
 @pytest.mark.parametrize("name", KEYS)
 def test_quick(name: str, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(file)]
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(file), *PART.get(name, [])]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     figures = json.loads(file.read_text())
     assert KEYS[name] <= set(figures)
