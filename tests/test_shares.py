@@ -59,6 +59,20 @@ def test_the_gradient_is_that_of_the_batch(two_threads: None) -> None:
         torch.testing.assert_close(one.grad, other.grad, msg=lambda text, name=name: f"{name}: {text}")
 
 
+def test_gradients_lie_in_memory_as_the_weights_do() -> None:
+    """A fused optimizer goes by memory: of a transposed gradient every weight would take another's step."""
+    mine, whole = network(), network()
+    images = torch.randn(2, 1, 64, 64)
+    Shares(mine).add_gradients([partial(loss_of, part / 1) for part in images.split(1)])
+    assert all(p.grad is None or p.grad.stride() == p.stride() for p in mine.parameters())
+    for part in images.split(1):
+        loss_of(part, whole).backward()
+    for one in (mine, whole):
+        torch.optim.AdamW(one.parameters(), lr=0.1, fused=True).step()
+    for (name, one), other in zip(mine.named_parameters(), whole.parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
 def test_threads_change_no_bit() -> None:
     """One thread after another or two at once: the sum has the same order."""
     found = []

@@ -38,6 +38,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _as_laid_out(gradient: Tensor, weight: Tensor) -> Tensor:
+    """A gradient in its weight's order of memory, as ``backward`` gives it: fused optimizers go by memory, not by index."""
+    return gradient if gradient.stride() == weight.stride() else torch.empty_like(weight).copy_(gradient)
+
+
 class Shares:
     """A network several times, with one set of weights.
 
@@ -79,7 +84,7 @@ class Shares:
         for _, gradients in done:
             for weight, gradient in zip(self.weights, gradients, strict=True):
                 if gradient is not None:
-                    weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+                    weight.grad = _as_laid_out(gradient, weight) if weight.grad is None else weight.grad.add_(gradient)
         for buffers in zip(self.network.buffers(), *(one.buffers() for one in copies), strict=True):
             mine, theirs = buffers[0], buffers[1:]
             mine.copy_(torch.stack(theirs).mean(0) if mine.is_floating_point() else theirs[0])
