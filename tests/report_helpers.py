@@ -12,6 +12,7 @@ import yaml
 
 from medseg3d.evaluation import evaluate
 from medseg3d.io import write_volume
+from medseg3d.metrics import LesionRule
 from medseg3d.task import Task
 from medseg3d.volume import Volume
 
@@ -79,11 +80,12 @@ def _sign(path: Path) -> None:
     path.write_bytes(gzip.compress(bytes(raw)))
 
 
-def make_evaluation(root: Path, **options: object) -> dict[str, Path]:
+def make_evaluation(root: Path, *, lesions: LesionRule | None = None, **options: object) -> dict[str, Path]:
     """As ``make_data``, with the output of an evaluation under ``scores``."""
     folders = make_data(root, **options)  # type: ignore[arg-type]
     folders["scores"] = root / "scores"
-    evaluate(folders["data"] / "labelsTr", folders["prediction"], Task.from_dict(TASK), output=folders["scores"])
+    places = (folders["data"] / "labelsTr", folders["prediction"], Task.from_dict(TASK))
+    evaluate(*places, output=folders["scores"], lesions=lesions)
     return folders
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg3d.checks import ConfigError
 from medseg3d.cli.exits import OK, of_cases
 from medseg3d.cli.parser import add_json
-from medseg3d.cli.values import label
+from medseg3d.cli.values import label, not_negative, whole
+
+if TYPE_CHECKING:
+    from medseg3d.metrics.lesions import LesionRule
 
 
 def evaluate_options(sub: argparse.ArgumentParser) -> None:
@@ -24,6 +27,9 @@ def evaluate_options(sub: argparse.ArgumentParser) -> None:
     add("--by", metavar="COLUMN", help="summarise subgroups by this column of --by-csv")
     add("--by-csv", type=Path, metavar="FILE", help="table with a column 'case'")
     add("--lesions", action="store_true", help="score lesion by lesion, too, as BraTS does")
+    add("--lesion-dilation", type=whole, metavar="VOXELS", help="how far apart parts of one lesion may lie; default 3")
+    add("--lesion-smallest", type=not_negative, metavar="MM3", help="lesions up to this size do not count; default 50")
+    add("--lesion-penalty", type=not_negative, metavar="MM", help="distance of a missed or false lesion; default 374")
     add("--definition", default="surface", choices=("surface", "voxel", "pooled", "mesh"), help="of surface distances")
     add("--percentile", type=float, default=95, help="of the Hausdorff distance; default 95")
     add("--tolerance-mm", type=float, help="of the normalised surface Dice, which is left out without it")
@@ -31,10 +37,24 @@ def evaluate_options(sub: argparse.ArgumentParser) -> None:
     add_json(sub)
 
 
+def lesion_rule(options: argparse.Namespace) -> LesionRule | None:
+    """What ``--lesions`` and its kin ask for; what is not given is as in BraTS."""
+    from medseg3d.metrics.lesions import LesionRule
+
+    asked = {
+        "dilation_voxels": options.lesion_dilation,
+        "smallest_mm3": options.lesion_smallest,
+        "penalty_mm": options.lesion_penalty,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    if given and not options.lesions:
+        raise ConfigError("--lesion-dilation, --lesion-smallest and --lesion-penalty say how; give --lesions, too")
+    return LesionRule(**given) if options.lesions else None
+
+
 def evaluate(options: argparse.Namespace) -> int:
     """Score predicted label maps against references: Dice, Hausdorff distances and more, per case and label."""
     from medseg3d.evaluation import evaluate as score
-    from medseg3d.metrics.lesions import LesionRule
 
     given = [name for name in ("task", "model", "labels") if getattr(options, name)]
     if len(given) != 1:
@@ -48,7 +68,7 @@ def evaluate(options: argparse.Namespace) -> int:
         labels=dict(options.labels) if options.labels else None,
         by=options.by,
         by_csv=options.by_csv,
-        lesions=LesionRule(percentile=options.percentile) if options.lesions else None,
+        lesions=lesion_rule(options),
         nnunet=options.nnunet,
         output=options.output,
         definition=options.definition,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from typing import Any
 
@@ -61,6 +62,24 @@ def sizes(text: str) -> tuple[int, ...]:
     if not found or min(found) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must have the form 96,96,64, or 512,512 for pictures")
     return found
+
+
+def not_negative(text: str) -> float:
+    """``50`` or ``0.5``: a number from 0 on."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of 0 or more")
+    return value
+
+
+def whole(text: str) -> int:
+    """``3``: a whole number from 0 on."""
+    if not text.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of 0 or more")
+    return int(text)
 
 
 def names(text: str) -> list[str]:

@@ -106,7 +106,7 @@ def strip(
     *,
     low: float = 0.0,
     high: float = 1.0,
-    width: int = 240,
+    width: int = 150,
 ) -> str:
     """Every case as a point on a line from ``low`` to ``high``, with the mean and its interval.
 

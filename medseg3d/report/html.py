@@ -22,6 +22,7 @@ from medseg3d.report import scores
 from medseg3d.report.case import case_section
 from medseg3d.report.curves import line_chart
 from medseg3d.report.groups import group_table
+from medseg3d.report.lesions import lesion_table
 from medseg3d.report.source import Source, read_source, without_paths
 from medseg3d.task import Task
 
@@ -146,6 +147,7 @@ def _page(
         )
     elif rows:
         parts.append(f"<h2>Scores</h2>{scores.label_table(summary, rows)}{_method(summary)}")
+        parts.append(lesion_table(summary))
         parts.append(group_table(summary, anonymous=bool(names)))
         parts.append(_excluded(summary, names))
         parts.append(f"<h2>All cases, worst first</h2>{scores.case_table(rows, _named(links, names))}")

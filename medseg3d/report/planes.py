@@ -190,10 +190,12 @@ def _annotate(
 ) -> None:
     draw = ImageDraw.Draw(panel)
     width, height = panel.size
-    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    font, small = ImageFont.load_default(15), ImageFont.load_default(13)
 
     def write(place: tuple[float, float], text: str, anchor: str, with_font: Font = small) -> None:
-        draw.text(place, text, "white", with_font, anchor, stroke_width=1, stroke_fill="black")
+        left, top, right, bottom = draw.textbbox(place, text, with_font, anchor)
+        draw.rectangle((left - 3, top - 3, right + 3, bottom + 3), "black")  # outlined letters blur on white bone
+        draw.text(place, text, "white", with_font, anchor)
 
     if spot is not None:
         tick = 12
@@ -218,9 +220,9 @@ def _annotate(
         bar = next((mm for mm in (100, 50, 20, 10, 5, 2, 1) if mm * scale <= width * 0.3), None)
         if bar:
             line = (width - 6 - bar * scale, height - 8, width - 6, height - 8)
+            write((width - 6, height - 14), f"{bar} mm", "rb")
             draw.line(line, "black", 4)
             draw.line(line, "white", 2)
-            write((width - 6, height - 12), f"{bar} mm", "rb")
 
 
 def view_box(scene: Scene, box: Box, *, share: float = 0.4, margin_mm: float = 15, least_mm: float = 60) -> Box:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from medseg3d.metrics.summary import LESION_COUNTS
 from medseg3d.report.curves import strip
 from medseg3d.report.focus import distance_of
 
@@ -19,6 +20,9 @@ NAMES = {
     "volume_reference_ml": "reference ml",
     "volume_prediction_ml": "prediction ml",
     "difference_ml": "difference ml",
+    "n_lesions_found": "lesions found",
+    "lesion_dice": "lesion Dice",
+    "lesion_f1": "lesion F1",
 }
 WORST_LABELS = 12
 """Labels listed under a case's picture; the table of all cases has the rest."""
@@ -92,10 +96,13 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "volume_prediction_ml",
     ]
     found = [c for c in wanted if any(not math.isnan(number(row.get(c))) for row in rows)]
-    return [*found, "difference_ml"] if "volume_prediction_ml" in found else found
+    found += ["difference_ml"] if "volume_prediction_ml" in found else []
+    return found + (["n_lesions_found", "lesion_dice"] if rows and "n_lesions" in rows[0] else [])
 
 
 def name_of(column: str) -> str:
+    if column.startswith("lesion_hd"):
+        return f"lesion {name_of(column.removeprefix('lesion_'))}"
     return NAMES.get(column) or column.removesuffix("_mm").upper() + " mm"
 
 
@@ -155,14 +162,15 @@ def case_table(rows: Sequence[Mapping[str, Any]], links: Mapping[str, str]) -> s
         rows: of per_case.csv, in the order wanted.
         links: case -> id of its section in the page.
     """
-    columns = columns_of(rows)
+    columns, remarks = columns_of(rows), _has_remarks(rows)
     body = []
     for row in rows:
         case, label, status = str(row["case"]), str(row.get("label", "")), str(row.get("status", ""))
         named = f'<a href="#{links[case]}">{escape(case)}</a>' if case in links else escape(case)
         cells = [f'<td class="text" data-value="{escape(case)}">{named}</td><td class="text">{escape(label)}</td>']
-        cells.append(f'<td class="text {escape(status)}">{escape(STATUS_WORDS.get(status, status))}</td>')
-        cells += [_cell(value_of(row, column), column) for column in columns]
+        if remarks:
+            cells.append(f'<td class="text {escape(status)}">{escape(STATUS_WORDS.get(status, status))}</td>')
+        cells += [_cell_of(row, column) for column in columns]
         body.append(f'<tr data-label="{escape(label)}">{"".join(cells)}</tr>')
     labels = list(dict.fromkeys(str(row.get("label", "")) for row in rows))
     options = "".join(f"<option>{escape(label)}</option>" for label in labels)
@@ -172,8 +180,9 @@ def case_table(rows: Sequence[Mapping[str, Any]], links: Mapping[str, str]) -> s
         if len(labels) > 1
         else ""
     )
-    heads = ["case", "label", "remark", *map(name_of, columns)]
-    return f'{choice}<div class="scroll">{table(heads, body, text=3, kind="sortable", ident="cases")}</div>'
+    words = ["case", "label", *(["remark"] if remarks else [])]
+    whole = table([*words, *map(name_of, columns)], body, text=len(words), kind="sortable", ident="cases")
+    return f'{choice}<div class="scroll">{whole}</div>'
 
 
 def one_case_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -186,17 +195,19 @@ def one_case_table(rows: Sequence[Mapping[str, Any]]) -> str:
         dice, distance = number(row.get("dice")), distance_of(row)
         return (2 if math.isnan(dice) else dice, 0 if math.isnan(distance) else -distance)
 
-    few = len(rows) <= WORST_LABELS
+    few, remarks = len(rows) <= WORST_LABELS, _has_remarks(rows)
     listed = rows if few else sorted(rows, key=badness)[:WORST_LABELS]
     body = []
     for row in listed:
         status = str(row.get("status", ""))
         cells = [f'<td class="text">{escape(str(row.get("label", "")))}</td>']
-        cells.append(f'<td class="text {escape(status)}">{escape(STATUS_WORDS.get(status, status))}</td>')
-        cells += [_cell(value_of(row, column), column) for column in columns]
+        if remarks:
+            cells.append(f'<td class="text {escape(status)}">{escape(STATUS_WORDS.get(status, status))}</td>')
+        cells += [_cell_of(row, column) for column in columns]
         body.append(f"<tr>{''.join(cells)}</tr>")
     more = "" if few else f'<p class="soft">and {len(rows) - WORST_LABELS} more in the table of all cases</p>'
-    return f'<div class="wide">{table(["label", "", *map(name_of, columns)], body, text=2)}</div>{more}'
+    words = ["label", *([""] if remarks else [])]
+    return f'<div class="wide">{table([*words, *map(name_of, columns)], body, text=len(words))}</div>{more}'
 
 
 def class_tables(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -216,6 +227,19 @@ def class_tables(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) 
         body.append(f'<tr>{words}<td class="text {"" if right else "miss"}">{"" if right else "wrong"}</td></tr>')
     cases = table(["case", "reference", "predicted", "remark"], body, text=4, kind="sortable", ident="cases")
     return f'{table(heads, matrix)}<h2>All cases</h2><div class="scroll">{cases}</div>'
+
+
+def _has_remarks(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any(STATUS_WORDS.get(str(row.get("status", "")), "?") for row in rows)
+
+
+def _cell_of(row: Mapping[str, Any], column: str) -> str:
+    if column != "n_lesions_found":
+        return _cell(value_of(row, column), column)
+    total, found, false = (int(number(row.get(key))) for key in LESION_COUNTS)
+    wrong = f', <span class="fp">{false} false</span>' if false else ""
+    kind = ' class="miss"' if found < total else ""
+    return f'<td data-value="{found}"><span{kind}>{found} of {total}</span>{wrong}</td>'
 
 
 def _cell(value: float, column: str) -> str:
