@@ -7,7 +7,7 @@
     python -m benchmarks.training --piece DATASET:SIDE:MINUTES           see benchmarks/training_plans.py
     python -m benchmarks.training --collect                  docs/results.json from all pieces that are there, and tables
 
-Sides: medseg3d, dynunet, segformer3d, nnunet. A piece trains one side on the fixed 80/20 split (or on all folds but one of
+Sides: medseg3d, dynunet, dynunet_bf16, segformer3d, nnunet. A piece trains one side on the fixed 80/20 split (or on all folds but one of
 five), alone on the machine, for a wall clock that holds everything from reading the data to the trained network; it predicts the
 other cases and leaves their scores, and the hash of its weights, in docs/results/training/. What was stopped goes on with the
 time it had left. Scores: Dice, HD95 and NSD at 1 mm, by medseg3d evaluate.
@@ -29,7 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-if any("medseg3d:" in word for word in sys.argv):  # a piece of ours; its command line does so, those of the peers do not
+if any(
+    "medseg3d:" in word for word in sys.argv
+):  # a piece of ours; its command line does so, those of the peers do not
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from benchmarks.measure import machine, report
@@ -40,7 +42,7 @@ from benchmarks.training_results import FOLDS, collect, tables
 ROOT = Path(__file__).parent.parent
 PIECES = ROOT / "docs" / "results" / "training"
 RESULTS = ROOT / "docs" / "results.json"
-SIDES = ("medseg3d", "dynunet", "segformer3d", "nnunet")
+SIDES = ("medseg3d", "dynunet", "dynunet_bf16", "segformer3d", "nnunet")
 TASK = "hippocampus"
 PIPELINES = {
     "pipeline_over_fixed": "hippocampus",

@@ -133,7 +133,9 @@ def train_side(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * side.factor(min(gone() / seconds, 1.0))
         images, labels = batch(loaded, side, augment, random)
-        loss = side.loss(network(images), labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=side.bfloat16):
+            outputs = network(images)
+        loss = side.loss(outputs, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), side.gradient_clip)
