@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from pydicom.pixels import apply_color_lut, pixel_array
 from medseg3d.checks import InputError, tell
 from medseg3d.io.dicom_headers import Damaged, Header, NotDicom, read_header
 from medseg3d.io.dicom_pixels import COPY_AGAIN, can_decode, check_pixels, read_stored, stored_type, syntax_name
+from medseg3d.io.dicom_warnings import without_warnings
 from medseg3d.volume import Volume
 
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
@@ -91,8 +91,7 @@ def _colours(header: Header) -> NDArray[np.uint8]:
         message = f"colours of {header.integer('BitsAllocated')} bits; 8 are read"
         raise InputError("E-DTYPE", message, file=path, fix="export it with 8 bits per colour")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             dataset = dcmread(path)
             values = np.asarray(pixel_array(dataset, raw=False))
             if kind == "PALETTE COLOR":
@@ -113,8 +112,7 @@ def _colours(header: Header) -> NDArray[np.uint8]:
 
 def _spacing_mm(path: Path) -> tuple[float, float]:
     """The size of a pixel along rows' and columns' order: what the file says, or 1 mm."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings():
         dataset = dcmread(path, stop_before_pixels=True)
         for keyword in SPACINGS:
             found = _numbers(dataset, keyword)
