@@ -7,10 +7,10 @@
     python -m benchmarks.training --piece DATASET:SIDE:MINUTES           see benchmarks/training_plans.py
     python -m benchmarks.training --collect                  docs/results.json from all pieces that are there, and tables
 
-Sides: medseg3d, dynunet, dynunet_bf16, segformer3d, nnunet. A piece trains one side on the fixed 80/20 split (or on all folds but one of
-five), alone on the machine, for a wall clock that holds everything from reading the data to the trained network; it predicts the
-other cases and leaves their scores, and the hash of its weights, in docs/results/training/. What was stopped goes on with the
-time it had left. Scores: Dice, HD95 and NSD at 1 mm, by medseg3d evaluate.
+Sides: medseg3d, dynunet, dynunet_bf16, segformer3d, nnunet. A piece trains one side on the fixed 80/20 split (or on all folds
+but one of five), alone on the machine, for a wall clock that holds everything from reading the data to the trained network; it
+predicts the other cases and leaves their scores, and the hash of its weights, in docs/results/training/. What was stopped goes on
+with the time it had left. Scores: Dice, HD95 and NSD at 1 mm, by medseg3d evaluate.
 """
 
 from __future__ import annotations
