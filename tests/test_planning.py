@@ -15,6 +15,7 @@ import torch
 from medseg3d.inspection.case import Facts
 from medseg3d.io import Case, ChannelFile
 from medseg3d.networks import build_network
+from medseg3d.networks.strides import Strides
 from medseg3d.planning.choices import Choices, Limits, choose
 from medseg3d.planning.cost import largest_batch_voxels, voxel_bytes
 from medseg3d.planning.fingerprint import CaseMeasures, ChannelValues, Fingerprint, Structure, evenly
@@ -54,11 +55,14 @@ def fingerprint(
 
 
 def chosen(found: Fingerprint, **limits: Any) -> Choices:
-    dims = found.task.spatial_dims
-    network = build_network(
-        {"name": "segformer", "spatial_dims": dims, "in_channels": 1, "out_channels": len(found.task.labels) + 1}
-    )
-    return choose(found, network, Limits(**limits))
+    def build(strides: Strides) -> Any:
+        outputs = len(found.task.labels) + 1
+        dims = found.task.spatial_dims
+        return build_network(
+            {"name": "segformer", "spatial_dims": dims, "in_channels": 1, "out_channels": outputs, "strides": strides}
+        )
+
+    return choose(found, build, Limits(**limits))
 
 
 @pytest.mark.parametrize("voxels", [1, 2, 3, 4, 5, 8])
@@ -118,15 +122,51 @@ def test_large_images_of_thick_structures_are_looked_at_coarser() -> None:
     assert fine.task.spacing_mm == (0.7, 0.7, 1.0)
 
 
-def test_slices_are_kept_apart_by_a_coarse_voxel_each() -> None:
+def test_slices_are_kept_apart_by_a_logit_each() -> None:
     found = chosen(fingerprint((320, 320, 20), (0.8, 0.8, 6.0), labels={"prostate": 24.0}))
-    # 24 / 8 = 3 mm across slices, and in the plane no coarser than the scan.
-    assert found.task.spacing_mm == (0.8, 0.8, 3.0)
+    # Logits of 3.2 mm in the plane, and a step of 2 would make them 12 mm across slices, more than twice as much.
+    assert found.task.train["network"] == {"strides": [[4, 4, 1], 2, 2, 2]}
+    assert "3.2 x 3.2 x 6 mm" in found.reasons["train.network"]
+    # The grid is the scans' own: no slice is made up.
+    assert found.task.spacing_mm == (0.8, 0.8, 6.0)
     assert "slices are 6 mm apart" in found.reasons["spacing_mm"]
-    # The image is 320 x 320 x 40 voxels; about 0.8 of it along each axis make 128^3.
-    assert found.task.patch_size == (256, 256, 32)
+    # Each voxel is four times the work: 128^3 / 4 of the 320 x 320 x 20.
+    patch = found.task.patch_size
+    assert 0.8 * 2**19 < math.prod(patch) <= 2**19
+    assert [n % m for n, m in zip(patch, (16, 16, 4), strict=True)] == [0, 0, 0]
     thin = chosen(fingerprint((160, 160, 12), (1.0, 1.0, 8.0), labels={"wall": 8.0}))
-    assert thin.task.spacing_mm == (1.0, 1.0, 2.0)  # a slice, divided by the stride of 4
+    assert thin.task.spacing_mm == (1.0, 1.0, 8.0)
+    assert thin.task.patch_size == (160, 160, 12)
+    assert thin.task.train["batch_size"] == 2  # of 307,200 voxels: the fewest, and more would pass 2^20 / 4
+
+
+@pytest.mark.parametrize(
+    ("spacing", "thickness", "strides"),
+    [
+        ((1.0, 1.0, 2.0), 40.0, None),  # not more than twice
+        ((1.0, 1.0, 2.1), 40.0, [[4, 4, 2], 2, 2, 2]),  # 4.2 mm; 8.4 would be more than twice 4
+        ((0.8, 0.8, 2.5), 40.0, [[4, 4, 2], 2, 2, 2]),
+        ((0.8, 0.8, 2.5), 9.0, [[4, 4, 1], 2, 2, 2]),  # two logits across 9 mm
+        ((5.0, 0.9, 0.9), 40.0, [[1, 4, 4], 2, 2, 2]),
+        ((0.5, 0.5, 8.0), 40.0, [[4, 4, 1], [2, 2, 1], 2, 2]),  # tokens of 2 x 2 x 8 mm, then 4 x 4 x 8
+        ((0.3, 0.3, 10.0), 40.0, [[4, 4, 1], [2, 2, 1], [2, 2, 1], [2, 2, 1]]),  # 4.8 mm, at last
+    ],
+)
+def test_strides_make_logits_and_tokens_as_even_as_can_be(
+    spacing: Sequence[float], thickness: float, strides: list[Any] | None
+) -> None:
+    shape = [round(120 / s) for s in spacing]
+    train = chosen(fingerprint(shape, spacing, labels={"organ": thickness})).task.train
+    assert train.get("network") == (None if strides is None else {"strides": strides})
+
+
+def test_a_grid_made_coarser_for_the_view_steps_over_more_slices() -> None:
+    near = fingerprint((512, 512, 40), (0.7, 0.7, 2.0), labels={"liver": 60.0})
+    far = fingerprint((512, 512, 300), (0.7, 0.7, 2.0), labels={"liver": 60.0})
+    assert chosen(near).task.train["network"] == {"strides": [[4, 4, 2], 2, 2, 2]}
+    wide = chosen(far)
+    assert wide.task.spacing_mm is not None and wide.task.spacing_mm[0] >= 1
+    assert "network" not in wide.task.train  # 4 x 2 mm are no longer more than twice 4 x 1 mm
 
 
 @pytest.mark.parametrize("channel", ["CT", "ct_venous", "CBCT"])
@@ -208,6 +248,10 @@ def test_less_memory_and_less_time_give_smaller_patches() -> None:
     ("config", "size"),
     [
         ({"name": "segformer", "spatial_dims": 3, "out_channels": 3}, (64, 64, 64)),
+        (
+            {"name": "segformer", "spatial_dims": 3, "out_channels": 3, "strides": [[4, 4, 1], [2, 2, 1], 2, 2]},
+            (64, 64, 16),
+        ),
         ({"name": "mit_b1", "spatial_dims": 3, "out_channels": 2}, (64, 64, 64)),
         ({"name": "segformer", "spatial_dims": 2, "out_channels": 2}, (256, 256)),
     ],

@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from medseg3d.networks.strides import Strides, plain, stage_strides
 from medseg3d.planning.cost import GB, SECONDS_PER_VOXEL, largest_batch_voxels
 from medseg3d.planning.fingerprint import Fingerprint
 from medseg3d.planning.mirroring import choose_mirror_axes
+from medseg3d.planning.spacing import Sizes, choose_spacing, wished_spacing
+from medseg3d.planning.strides import choose_strides, least_patch, voxel_work
 from medseg3d.task import Task
 
-Sizes = Sequence[float] | NDArray[np.float64]
-STRIDE = 4
-"""Of the network's logits."""
-ACROSS = 2
-"""Coarse voxels that should lie across the thinnest structure: with fewer, two of its sides cannot be told apart."""
-FINEST = 0.6
-"""Of the scans' voxel size: finer grids cost more than they show."""
-ANISOTROPIC = 2.0
-"""An axis whose voxels are so many times the smallest is one of slices."""
-CONTEXT_FINER, CONTEXT_COARSER = 1 / 2, 1 / 8
-"""A grid finer than the scans may not cost the view of half an image; one coarser is taken for an eighth of it."""
-NEARLY_EQUAL = 1.1
-"""Axes whose voxel sizes differ by no more get one size."""
-MULTIPLE = {2: 32, 3: 16}
-LEAST = 32
-"""Smallest side of a patch: below it the deepest stage of the network sees less than one voxel."""
 MOST_VOXELS = {2: 512**2, 3: 128**3}
-"""Of a patch; the studies that SegFormer is known by use no more."""
+"""Of a patch, with the usual strides; the studies that SegFormer is known by use no more."""
 BATCH_VOXELS = {2: 2**19, 3: 2**20}
-"""Of a batch, if its patches are small."""
+"""Of a batch, with the usual strides, if its patches are small."""
 BATCH = {2: (4, 16), 3: (2, 8)}
 """Smallest and largest batch, where memory and time allow it."""
 LEAST_STEPS = 1000
@@ -55,7 +41,8 @@ class Limits:
     Args:
         memory_gb: of memory, in 10^9 bytes.
         budget_s: seconds; None sets no limit.
-        voxel_s: seconds of a step per voxel of its batch; None for what is known of a machine with two cores.
+        voxel_s: seconds of a step per voxel of its batch with the usual strides; None for what is known of a machine with
+            two cores.
     """
 
     memory_gb: float = 8.0
@@ -73,7 +60,7 @@ class Limits:
         if self.budget_s is None:
             return by_memory, "memory"
         rate = self.voxel_s or SECONDS_PER_VOXEL[task.spatial_dims]
-        by_time = USED * self.budget_s / (LEAST_STEPS * rate)
+        by_time = USED * self.budget_s / (LEAST_STEPS * rate * voxel_work(network.encoder.strides))
         return min((by_memory, "memory"), (by_time, f"{LEAST_STEPS} steps in the time"))
 
 
@@ -90,21 +77,40 @@ class Choices:
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 
-def choose(fingerprint: Fingerprint, network: Any, limits: Limits, *, network_name: str = "default") -> Choices:
+def choose(
+    fingerprint: Fingerprint, build: Callable[[Strides], Any], limits: Limits, *, network_name: str = "default"
+) -> Choices:
     """The task that fits a data set and what its training may take.
 
     Args:
         fingerprint: of the data set.
-        network: of the size that is to be trained, for its memory.
+        build: makes a network of the size that is to be trained, for its memory.
         limits: of memory and time.
         network_name: its preset.
     """
+    strides, reason = choose_strides(fingerprint, wished_spacing(fingerprint))
+    while True:
+        found = _choose(fingerprint, build(strides), limits, network_name)
+        # Where a patch would see too little, the grid has become coarser in the plane.
+        again, its_reason = choose_strides(fingerprint, found.task.spacing_mm or fingerprint.spacing_mm, strides)
+        if again[0] == strides[0]:
+            break
+        strides, reason = again, its_reason
+    if strides == stage_strides(None, fingerprint.task.spatial_dims):
+        return found
+    train = {**found.task.train, "network": {"strides": plain(strides)}}
+    return Choices(replace(found.task, train=train), {**found.reasons, "train.network": reason})
+
+
+def _choose(fingerprint: Fingerprint, network: Any, limits: Limits, network_name: str) -> Choices:
+    """All but the strides, which are those of ``network``."""
     task = fingerprint.task
     reasons: dict[str, str] = {}
     voxels, limit = limits.batch_voxels(network, task)
-    dims = task.spatial_dims
-    most = max(min(MOST_VOXELS[dims], voxels / BATCH[dims][0]), LEAST**dims)
-    if voxels / BATCH[dims][0] >= MOST_VOXELS[dims]:
+    dims, work = task.spatial_dims, voxel_work(network.encoder.strides)
+    smallest, usual = least_patch(network.encoder.strides), MOST_VOXELS[dims] / work
+    most = max(min(usual, voxels / BATCH[dims][0]), math.prod(smallest))
+    if voxels / BATCH[dims][0] >= usual:
         limit = "more is not usual"
     intensity, reasons["intensity"] = choose_intensity(fingerprint)
     crop, reasons["crop"] = choose_crop(fingerprint, intensity)
@@ -113,10 +119,10 @@ def choose(fingerprint: Fingerprint, network: Any, limits: Limits, *, network_na
     )
     spacing, reasons["spacing_mm"] = choose_spacing(fingerprint, np.median(extents, axis=0), most)
     used = fingerprint.spacing_mm if spacing is None else spacing
-    patch, reasons["patch_size"] = choose_patch(extents / used, most, limit)
+    patch, reasons["patch_size"] = choose_patch(extents / used, most, limit, network.size_multiple, smallest)
     mirror, reasons["mirror_axes"] = choose_mirror_axes(fingerprint)
     least, largest = BATCH[dims]
-    batch = int(min(BATCH_VOXELS[dims], voxels) // math.prod(patch))
+    batch = int(min(BATCH_VOXELS[dims] / work, voxels) // math.prod(patch))
     batch = max(min(max(batch, least), largest, int(voxels // math.prod(patch))), 1)
     batch = 2 ** int(math.log2(batch))  # divides among processes and pieces
     held = batch * math.prod(patch)
@@ -182,66 +188,27 @@ def choose_crop(fingerprint: Fingerprint, intensity: str) -> tuple[bool, str]:
     return False, "scans fill their box" if intensity != "ct" else "0 is water in CT, not empty"
 
 
-def choose_spacing(fingerprint: Fingerprint, extent_mm: Sizes, most: float) -> tuple[tuple[float, ...] | None, str]:
-    """The grid on which the thinnest structure spans ``ACROSS`` coarse voxels, as far as scans, memory and context allow."""
-    median = np.array(fingerprint.spacing_mm)
-    extent = np.asarray(extent_mm)
-    if fingerprint.anisotropy <= NEARLY_EQUAL:
-        median[:] = np.exp(np.log(median).mean())
-    unit = "pixels" if fingerprint.task.spatial_dims == 2 and (median == 1).all() else "mm"
-    thin = fingerprint.thinnest
-    target = float(max(median)) if thin is None else thin[1] / (STRIDE * ACROSS)
-    slices = median > ANISOTROPIC * median.min()
-    spacing = np.clip(target, FINEST * median, median)
-    finest = max(spacing[~slices])
-    # Across slices a coarse voxel need not be finer than a slice.
-    spacing[slices] = np.clip(target, np.maximum(median[slices] / STRIDE, finest), median[slices])
-
-    def seen() -> float:
-        return float(most / np.prod(np.maximum(extent / spacing, 1)))
-
-    wish = (
-        ""
-        if thin is None
-        else f"{thin[0]} is {thin[1]:.2g} {unit} thin, and {ACROSS} logits (4x) across want {target:.2g}"
-    )
-    bound = ""
-    if (spacing[~slices] > target * 1.001).any():
-        bound = f"{FINEST:g} of the scans' {_sizes(median[~slices])} is the finest that pays"
-    elif thin is not None and (spacing == median).all() and target > median.max():
-        bound = "the scans' own is finer"
-    while seen() < CONTEXT_FINER and (spacing < median).any():
-        spacing, bound = np.minimum(spacing * 1.05, median), "this is as fine as lets a patch see half an image"
-        if (spacing == median).all():
-            bound = "finer than the scans would cost the view"
-    while seen() < CONTEXT_COARSER and thin is not None and spacing.min() * 1.05 <= target:
-        spacing = np.maximum(spacing, spacing.min() * 1.05)
-        bound = f"coarser than the scans' {_sizes(median)}, so that a patch sees more"
-    rounded = tuple(float(f"{s:.3g}") for s in spacing)
-    sliced = f"slices are {max(median):.3g} mm apart" if slices.any() else ""
-    if unit == "pixels" and np.allclose(fingerprint.spacings_mm, rounded, rtol=1e-3):
-        return None, "; ".join(filter(None, (wish, "the pictures' own grid is as fine")))
-    return rounded, "; ".join(filter(None, (wish or "the scans' own", bound, sliced)))
-
-
-def choose_patch(sizes: Any, most: float, limit: str) -> tuple[tuple[int, ...], str]:
+def choose_patch(
+    sizes: Any, most: float, limit: str, multiple: Sequence[int], least: Sequence[int]
+) -> tuple[tuple[int, ...], str]:
     """As much of an image as ``most`` voxels hold, in its proportions; the rest of a larger one is seen in other patches.
 
     Args:
         sizes: of the images on the network's grid, ``(cases, axes)``.
         most: voxels.
         limit: what sets ``most``, in words.
+        multiple: per axis, what the network pads sizes to a multiple of.
+        least: per axis, the smallest patch.
     """
     wanted = np.median(sizes, axis=0)
-    multiple = MULTIPLE[len(wanted)]
-    patch = [max(math.ceil(n / multiple - 1e-6) * multiple, LEAST) for n in wanted]
+    patch = [max(math.ceil(n / m - 1e-6) * m, s) for n, m, s in zip(wanted, multiple, least, strict=True)]
     whole = math.prod(patch) <= most
     while math.prod(patch) > most:
-        shrinkable = [a for a, n in enumerate(patch) if n > LEAST]
+        shrinkable = [a for a, n in enumerate(patch) if n - multiple[a] >= least[a]]
         if not shrinkable:
             break
-        axis = max(shrinkable, key=lambda a: ((patch[a] - multiple) / wanted[a], patch[a]))
-        patch[axis] -= multiple
+        axis = max(shrinkable, key=lambda a: ((patch[a] - multiple[a]) / wanted[a], patch[a]))
+        patch[axis] -= multiple[axis]
     size = " x ".join(f"{n:.0f}" for n in wanted)
     if whole:
         return tuple(patch), f"holds the median image whole ({size} voxels)"
@@ -277,8 +244,3 @@ def reason_of_loss(fingerprint: Fingerprint) -> str:
         return what
     ratio = max(volumes.values()) / max(min(volumes.values()), 1e-9)
     return f"{what}; Dice counts small labels as much as large ones ({ratio:.2g} times the volume)"
-
-
-def _sizes(spacing: Sizes) -> str:
-    values = [f"{s:.3g}" for s in spacing]
-    return values[0] if len(set(values)) == 1 else " x ".join(values)

@@ -17,10 +17,12 @@ from medseg3d.inspection.result import summarised
 from medseg3d.inspection.together import compare
 from medseg3d.io.cases import find_cases
 from medseg3d.io.split import split_cases
-from medseg3d.planning.choices import LEAST_STEPS, MULTIPLE, USED, Choices, Limits, choose
+from medseg3d.networks.strides import Strides, plain, stage_strides
+from medseg3d.planning.choices import LEAST_STEPS, USED, Choices, Limits, choose
 from medseg3d.planning.cost import GB, fixed_bytes, guessed_step, measured_step, voxel_bytes
 from medseg3d.planning.declared import declared_task
 from medseg3d.planning.fingerprint import Fingerprint, measure
+from medseg3d.planning.strides import least_patch, voxel_work
 from medseg3d.planning.written import render
 from medseg3d.task import Task
 
@@ -97,17 +99,17 @@ def plan(data: str | Path, *, budget_s: float | None = None, memory_gb: float = 
     fingerprint, findings = measure(dataset, declared)
     limits = Limits(memory_gb, budget_s)
     chosen = _choose(fingerprint, limits)
-    step_s = guessed_step(chosen.task, chosen.task.train["batch_size"])
+    step_s = guessed_step(chosen.task, chosen.task.train["batch_size"]) * _voxel_work(chosen.task)
     if budget_s is not None:
         if measure_step:
             step_s = measured_step(chosen.task, _settings(chosen.task))
             logger.info("%.2f s a step of %s voxels, measured", step_s, _by(chosen.task.patch_size))
-        voxel_s = step_s / _step_voxels(chosen.task)
+        voxel_s = step_s / _step_work(chosen.task)
         chosen = _choose(fingerprint, replace(limits, voxel_s=voxel_s))
-        step_s = voxel_s * _step_voxels(chosen.task)
+        step_s = voxel_s * _step_work(chosen.task)
         if chosen.task.kind == "segmentation" and USED * budget_s / step_s / LARGER_COST >= ENOUGH_STEPS:
             larger = _choose(fingerprint, replace(limits, voxel_s=LARGER_COST * voxel_s), LARGER)
-            chosen, step_s = larger, LARGER_COST * voxel_s * _step_voxels(larger.task)
+            chosen, step_s = larger, LARGER_COST * voxel_s * _step_work(larger.task)
         chosen, more = _with_length(chosen, fingerprint, budget_s, step_s, measured=measure_step)
         findings = [*findings, *more]
     findings = [*findings, *_together(fingerprint, chosen.task, Path(data))]
@@ -120,14 +122,18 @@ def _choose(fingerprint: Fingerprint, limits: Limits, network: str = "default") 
     from medseg3d.training.parts import network_config, new_network
 
     names = fingerprint.task
-    unit = (MULTIPLE[names.spatial_dims] * 4,) * names.spatial_dims
-    net = new_network(network_config(replace(names, network=network, patch_size=unit), {}), 0)
-    least = fixed_bytes(net) + voxel_bytes(net, names.in_channels) * 32**names.spatial_dims
+
+    def build(strides: Strides) -> Any:
+        return new_network(network_config(replace(names, network=network), {"strides": plain(strides)}), 0)
+
+    usual = stage_strides(None, names.spatial_dims)
+    net = build(usual)
+    least = fixed_bytes(net) + voxel_bytes(net, names.in_channels) * math.prod(least_patch(usual))
     if (limits.memory_gb - limits.data_gb) * GB < least:
         raise ConfigError(
             f"{limits.memory_gb:g} GB hold no training of this network; give at least {2 * least / GB:.1f} GB"
         )
-    return choose(fingerprint, net, limits, network_name=network)
+    return choose(fingerprint, build, limits, network_name=network)
 
 
 def _settings(task: Task) -> dict[str, Any]:
@@ -136,8 +142,14 @@ def _settings(task: Task) -> dict[str, Any]:
     return merge_settings(task, task.train)
 
 
-def _step_voxels(task: Task) -> int:
-    return int(task.train["batch_size"]) * math.prod(task.patch_size)
+def _step_work(task: Task) -> float:
+    """Voxels of a step, as many as take as long with the usual strides."""
+    return int(task.train["batch_size"]) * math.prod(task.patch_size) * _voxel_work(task)
+
+
+def _voxel_work(task: Task) -> float:
+    strides = task.train.get("network", {}).get("strides")
+    return voxel_work(stage_strides(strides, task.spatial_dims))
 
 
 def _with_length(
@@ -150,8 +162,8 @@ def _with_length(
     settings = _settings(task)
     spacing = np.array(task.spacing_mm or fingerprint.spacing_mm)
     voxels = float(np.median(np.prod(np.maximum(fingerprint.extents_mm / spacing, task.patch_size), axis=1)))
-    step_voxels = _step_voxels(task)
-    validation_s = VALIDATION_SHARE * fingerprint.total * voxels * FORWARD * step_s / step_voxels
+    work = voxels * _voxel_work(task) / _step_work(task)
+    validation_s = VALIDATION_SHARE * fingerprint.total * work * FORWARD * step_s
     try:
         length = fit_budget(
             USED * budget_s, step_s, validation_s, settings["steps_per_epoch"], settings["validation_interval"]
