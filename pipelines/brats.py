@@ -7,6 +7,7 @@ DATA: an MSD, nnU-Net or BraTS folder; without it the phantoms that come with me
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from pathlib import Path
@@ -40,6 +41,8 @@ def main(data: Path | None, run: Path | None, settings: dict[str, object]) -> No
 
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("medseg3d").setLevel(logging.INFO)  # what is done meanwhile
     folders = [Path(word) for word in sys.argv[1:] if "=" not in word]
     pairs = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     data, run = [*folders, None, None][:2]

@@ -8,6 +8,7 @@ directory; without it one is trained on the CT phantoms, with key=value as keys 
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -32,13 +33,15 @@ def main(studies: Path | None, model: Path | None, output: Path, settings: dict[
     for file in sorted(output.glob("*.seg.dcm")):
         found = read_seg(file)
         print(f"{file.name}: {len(found.segments)} segments, {found.labels}")
-        codes = {segment.name: segment.type for segment in found.segments}
+        codes = {s.name: f"{s.type.meaning} ({s.type.scheme} {s.type.value})" for s in found.segments}
         for row in label_statistics(found.labels, {s.name: [s.value] for s in found.segments}):
-            size = f"{row['volume_ml']:8.1f} ml, longest in an axial slice {row['longest_axial_mm']:6.1f} mm"
-            print(f"  {row['label']:14} {size}  {codes[row['label']]}")
+            size = f"{row['volume_ml']:.1f} ml, longest in an axial slice {row['longest_axial_mm']:.1f} mm"
+            print(f"  {row['label']}, {codes[row['label']]}: {size if row['voxels'] else 'not found'}")
 
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("medseg3d").setLevel(logging.INFO)  # what is done meanwhile
     folders = [Path(word) for word in sys.argv[1:] if "=" not in word]
     pairs = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     studies, model, output = [*folders, None, None, None][:3]

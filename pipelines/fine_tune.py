@@ -10,6 +10,7 @@ key=value: keys of train.yaml, for every training. The same command goes on wher
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def main(weights: str | None, data: Path | None, output: Path, settings: dict[st
 
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("medseg3d").setLevel(logging.INFO)  # what is done meanwhile
     words = [word for word in sys.argv[1:] if "=" not in word]
     pairs = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     weights, data, output = [*words, None, None, None][:3]

@@ -8,6 +8,7 @@ brain phantoms that come with medseg3d. key=value: keys of train.yaml. The same 
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -46,6 +47,8 @@ def main(data: Path | None, output: Path | None, settings: dict[str, object]) ->
 
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("medseg3d").setLevel(logging.INFO)  # what is done meanwhile
     folders = [Path(word) for word in sys.argv[1:] if "=" not in word]
     pairs = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     data, output = [*folders, None, None][:2]

@@ -9,6 +9,7 @@ folder; without it the phantoms. Scored are the cases that the training did not 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -66,6 +67,8 @@ def main(run: Path | None, data: Path | None, settings: dict[str, object]) -> No
 
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("medseg3d").setLevel(logging.INFO)  # what is done meanwhile
     folders = [Path(word) for word in sys.argv[1:] if "=" not in word]
     pairs = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     run, data = [*folders, None, None][:2]

@@ -8,6 +8,7 @@ key=value: keys of train.yaml, for both trainings. The same command goes on wher
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,8 @@ def main(data: Path | None, output: Path, settings: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("medseg3d").setLevel(logging.INFO)  # what is done meanwhile
     folders = [Path(word) for word in sys.argv[1:] if "=" not in word]
     pairs = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     data, output = [*folders, None, None][:2]

@@ -74,7 +74,7 @@ def test_dicom_seg(run, tmp_path: Path) -> None:
     file = next((tmp_path / "segmentations").glob("*.seg.dcm"))
     segments = read_seg(file).segments
     assert f"{file.name}: {len(segments)} segments" in said
-    assert all(re.search(rf"{s.name} +[\d.]+ ml", said) for s in segments)
+    assert all(re.search(rf"  {s.name}, .*SCT {s.type.value}\): ([\d.]+ ml|not found)", said) for s in segments)
     again = run("dicom_seg", sample_data_folder() / "ct" / "dicom", "runs/organ_ct-sample", "elsewhere")
     assert again == said, "with a model of one's own it is not trained"
 
