@@ -40,6 +40,7 @@ class Configuration:
         spacing_mm: of the grid; None keeps each picture's own.
         strides: of each stage but the first, which has none.
         intensity: ``ct``; ``zscore`` over the voxels that are not 0; or ``image``, over all of them.
+        bfloat16: autocast of the forward pass, which nnU-Net itself has on GPUs alone.
 
     Convolutions are 3 wide along every axis in all of them.
     """
@@ -49,6 +50,7 @@ class Configuration:
     spacing_mm: tuple[float, ...] | None
     strides: Sequence[tuple[int, ...]]
     intensity: str
+    bfloat16: bool = False
 
 
 CONFIGURATIONS: dict[str, Configuration] = {
@@ -57,6 +59,11 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "brats_sample": Configuration((48, 56, 48), 2, (3, 3, 3), [(2, 2, 2)] * 3, "zscore"),
     "brats_009": Configuration((112, 144, 28), 2, (1, 1, 1), [(2, 2, 2)] * 2 + [(2, 2, 1)] * 2, "image"),
 }
+
+
+def for_a_processor(chosen: Configuration) -> Configuration:
+    """The same with nnU-Net's smallest batch and in bfloat16, for a processor and little time."""
+    return replace(chosen, batch_size=2, bfloat16=True)
 
 
 def train_dynunet(
@@ -81,6 +88,7 @@ def train_dynunet(
         strides=[(1,) * dims, *chosen.strides],
         foreground=FOREGROUND,
     )
+    side = replace(side, bfloat16=chosen.bfloat16)
     loaded = []
     for case in training:
         prepared = prepare_case(case, dataset, task, preprocessing)

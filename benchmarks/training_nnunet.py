@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,10 @@ def plan_nnunet(dataset: DataSet, task: Task, folder: Path) -> dict[str, Any]:
 
 def _set_places(folder: Path) -> None:
     """Where nnU-Net keeps things, and how many processes it takes."""
+    if find_spec("nnunetv2") is None:
+        raise SystemExit(
+            "nnU-Net is absent, and its side is left out; pip install nnunetv2==2.8.1, or name its folder in PYTHONPATH"
+        )
     places = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
     for variable, name in places.items():
         (folder / name).mkdir(parents=True, exist_ok=True)

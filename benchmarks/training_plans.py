@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.measure import arguments, machine, report
 from benchmarks.training_data import DATASETS, TOLERANCE_MM, find_dataset
 
-SIDES = ("medseg3d", "dynunet")
+SIDES = ("medseg3d", "dynunet", "dynunet_bf16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +79,11 @@ def run_plan_piece(
             raise SystemExit("\n".join(result.failures()))
         weights = folder / "run" / "models" / "model.safetensors"
     else:
-        from benchmarks.training_dynunet import CONFIGURATIONS, train_dynunet
+        from benchmarks.training_dynunet import CONFIGURATIONS, for_a_processor, train_dynunet
 
         chosen = CONFIGURATIONS[piece.dataset]
+        if piece.side == "dynunet_bf16":
+            chosen = for_a_processor(chosen)
         found = train_dynunet(chosen, dataset, training, tested, task, folder, piece.minutes * 60, began, most_steps)
         weights = folder / "state.pt"
     scores = evaluate(
@@ -128,7 +130,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     rows: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for side in SIDES:
+        for side in SIDES[:2]:
             piece = PlanPiece("brats_sample", side, 1)
             began = time.monotonic()
             about = run_plan_piece(piece, Path(folder), Path(folder, "kept"), most_steps=2)

@@ -11,6 +11,8 @@ from typing import Any
 
 FOLDS = 5
 METRICS = ("dice", "hd95_mm", "nsd")
+RIVALS = {"dynunet": "", "dynunet_bf16": "_bf16"}
+"""Whom plans are compared with, and what the figures' names end in."""
 LACKING = ("", "nan", "inf")
 
 
@@ -88,7 +90,7 @@ def collect(pieces: Path) -> dict[str, Any]:
 
 
 def collect_plans(pieces: Path) -> dict[str, Any]:
-    """Of each data set both sides at the longest time that both were given, and how many data sets ours wins."""
+    """Of each data set all sides at the longest time that most were given, and how many data sets ours wins."""
     found: dict[str, dict[float, dict[str, Any]]] = {}
     for file in sorted(pieces.glob("*/piece.json")):
         about = json.loads(file.read_text())
@@ -104,10 +106,13 @@ def collect_plans(pieces: Path) -> dict[str, Any]:
             "minutes": minutes,
             "scores": sides,
         }
-    compared = [p for p in plans.values() if {"medseg3d", "dynunet"} <= set(p)]
-    if plans:
-        plans |= {"wins": sum(p["medseg3d"] > p["dynunet"] for p in compared), "compared": len(compared)}
-    return plans
+    figures: dict[str, int] = {}
+    for rival, key in RIVALS.items():
+        compared = [p for p in plans.values() if {"medseg3d", rival} <= set(p)]
+        if compared:
+            figures[f"wins{key}"] = sum(p["medseg3d"] > p[rival] for p in compared)
+            figures[f"compared{key}"] = len(compared)
+    return plans | figures
 
 
 def tables(results: Mapping[str, Any]) -> str:
@@ -146,7 +151,12 @@ def tables(results: Mapping[str, Any]) -> str:
                     f"| {name} | {plan['minutes']:g} | {side} | {number(entry['dice'], 4)} | {_distance(entry)} "
                     f"| {number(entry['nsd_1mm'], 4)} | {entry['steps']} |"
                 )
-        parts.append("\n".join(lines) + f"\n\nmedseg3d ahead on {plans['wins']} of {plans['compared']}.")
+        parts.append("\n".join(lines))
+        parts += [
+            f"medseg3d ahead of {rival} on {plans[f'wins{key}']} of {plans[f'compared{key}']}."
+            for rival, key in RIVALS.items()
+            if f"wins{key}" in plans
+        ]
     return "\n\n".join(parts) or "no pieces yet"
 
 

@@ -84,7 +84,7 @@ def test_plans_compare_at_the_longest_time_that_both_were_given(tmp_path: Path) 
     found = collect(tmp_path)["plans"]
     assert (found["nuclei"]["medseg3d"], found["nuclei"]["dynunet"], found["nuclei"]["minutes"]) == (0.9, 0.8, 10)
     assert (found["wins"], found["compared"]) == (1, 2)
-    assert tables(collect(tmp_path)).endswith("medseg3d ahead on 1 of 2.")
+    assert tables(collect(tmp_path)).endswith("medseg3d ahead of dynunet on 1 of 2.")
 
 
 def test_nothing_yet(tmp_path: Path) -> None:
