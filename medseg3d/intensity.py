@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ STATISTICS = ("low", "high", "mean", "std")
 """What ``ct`` clips at, then scales by."""
 VOXELS_PER_CASE = 100_000
 """How many labelled voxels of each case enter the statistics of ``ct``."""
+SUMMED_AT_ONCE = 100_000
 FULL_SCALES = (1.0, 255.0, 65535.0)
 
 
@@ -75,9 +77,16 @@ def ct_statistics(cases: Iterable[tuple[Volume, Volume]]) -> tuple[dict[str, flo
     statistics = []
     for channel in values.astype(np.float64):
         low, high = np.percentile(channel, (0.5, 99.5))
-        numbers = (low, high, channel.mean(), channel.std())
+        mean = _exact_sum(channel) / len(channel)
+        numbers = (low, high, mean, math.sqrt(_exact_sum((channel - mean) ** 2) / len(channel)))
         statistics.append({k: float(v) for k, v in zip(STATISTICS, numbers, strict=True)})
     return tuple(statistics)
+
+
+def _exact_sum(values: NDArray[np.float64]) -> float:
+    """The sum, rounded once: the same on every processor, in any order, which that of NumPy is not."""
+    pieces = np.array_split(values, math.ceil(len(values) / SUMMED_AT_ONCE))
+    return math.fsum(chain.from_iterable(piece.tolist() for piece in pieces))
 
 
 def _zscore(data: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from medseg3d import Predictor, read_volume
 from medseg3d.checks import ConfigError
+from medseg3d.inference.folder import predict_folder
 from medseg3d.inference.model import load_model
 from medseg3d.io import find_cases
 from medseg3d.postprocessing import Cleaning
@@ -165,3 +167,59 @@ def test_a_cross_validation_from_end_to_end(tmp_path: Path) -> None:
         cross_validate(TASK, data, out, **{**options, "folds": 3})
     with pytest.raises(ConfigError, match="from 1 to 2"):
         cross_validate(TASK, data, out, fold=3, **options)
+
+
+CT = ball_task(intensity="ct")
+
+
+def statistics_of(run: Path) -> list[dict[str, float]]:
+    return json.loads((run / "configs" / "metadata.json").read_text())["medseg3d"]["preprocessing"]["statistics"]
+
+
+def test_folds_of_a_ct_task_are_an_ensemble_wherever_they_are_trained(tmp_path: Path) -> None:
+    data, out = write_balls(tmp_path / "data", 4), tmp_path / "cv"
+    options = {"folds": 2, "overrides": SETTINGS, "epochs": 1}
+    whole = cross_validate(CT, data, out, **options)
+    assert whole.ensemble
+    images = [read_volume(data / "images" / f"ball_{i}.nii.gz").data for i in range(4)]
+    labels = [read_volume(data / "labels" / f"ball_{i}.nii.gz", labels=True).data for i in range(4)]
+    values = np.concatenate([image[label > 0] for image, label in zip(images, labels, strict=True)]).astype(float)
+    (found,) = statistics_of(out / "fold_1")
+    low, high = np.percentile(values, (0.5, 99.5))
+    assert (found["low"], found["high"]) == (low, high)
+    assert (found["mean"], found["std"]) == (pytest.approx(values.mean()), pytest.approx(values.std()))
+    assert statistics_of(out / "fold_2") == [found]
+    elsewhere = cross_validate(CT, data, tmp_path / "elsewhere", fold=2, **options)
+    assert statistics_of(elsewhere.runs[1]) == [found], "another machine, another folder: the same numbers"
+    together = [out / "fold_1", elsewhere.runs[1]]
+    result = predict_folder(together, data / "images", tmp_path / "predicted", device="cpu")
+    assert sorted(result.done) == [f"ball_{i}" for i in range(4)]
+
+
+def test_folds_that_were_begun_with_statistics_of_their_own_go_on_with_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, out = write_balls(tmp_path / "data", 4), tmp_path / "cv"
+    options = {"folds": 2, "overrides": SETTINGS, "epochs": 1}
+    cross_validate(CT, data, out, fold=1, **options)
+    (out / "intensities.json").unlink()
+    mean = str(statistics_of(out / "fold_1")[0]["mean"])
+    for name in ("metadata.json", "train.yaml"):  # as if begun by a version that looked at the training cases alone
+        file = out / "fold_1" / "configs" / name
+        assert mean in file.read_text()
+        file.write_text(file.read_text().replace(mean, "200.5"))
+    (out / "fold_1" / "validation" / "summary.json").unlink()
+    longer = {**options, "epochs": 2}
+    whole = cross_validate(CT, data, out, **longer)
+    assert (out / "fold_1" / "metrics.csv").read_text().count("\n") == 3
+    assert statistics_of(out / "fold_1")[0]["mean"] == 200.5
+    assert not whole.ensemble
+    caplog.clear()
+    cross_validate(CT, data, out, **longer)
+    assert "no ensemble" in caplog.text
+    content = json.loads((out / "intensities.json").read_text())
+    (out / "intensities.json").write_text(json.dumps({**content, "channels": ["PET"]}))
+    (out / "fold_2" / "models" / "last.pt").unlink()
+    (out / "fold_2" / "validation" / "summary.json").unlink()
+    with pytest.raises(ConfigError, match="other data, channels or labels"):
+        cross_validate(CT, data, out, **longer)

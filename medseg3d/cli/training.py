@@ -145,10 +145,12 @@ def _train_folds(options: argparse.Namespace) -> int:
     for label, chosen in found.rules.items():
         print(f"cleaning of {label}: {chosen.rule}" + (f" (Dice {chosen.before:.4f} before)" if chosen.rule else ""))
     print(f"scores:        {found.folder / 'summary.json'}, per_case.csv, cross_validation.json")
-    task = options.task or found.folder / "task.yaml"  # where none is given it was planned, and is kept there
-    given = {"data": found.data, "prediction": found.predictions, "task": task}
+    given = {"data": found.data, "prediction": found.predictions, "task": found.task}
     report = write_report(found.folder, found.folder / "report.html", **given)
     print(f"report:        {report}  (open it in a browser)")
-    models = " ".join(f"--model {run}" for run in found.runs)
-    print(f"next, new scans by all folds together: medseg3d predict {models} -i FOLDER -o FOLDER")
+    models = " ".join(f"--model {run}" for run in (found.runs if found.ensemble else found.runs[:1]))
+    who = (
+        "all folds together" if found.ensemble else "one fold (they scale intensities differently, and are no ensemble)"
+    )
+    print(f"next, new scans by {who}: medseg3d predict {models} -i FOLDER -o FOLDER")
     return OK

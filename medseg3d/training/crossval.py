@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from filelock import FileLock
 from medseg3d import read_volume
 from medseg3d.checks import ConfigError
 from medseg3d.evaluation import Evaluation, evaluate
-from medseg3d.inference.model import store_postprocessing
+from medseg3d.inference.model import METADATA, SECTION, store_postprocessing
 from medseg3d.inference.sidecar import DONE, read_sidecar
 from medseg3d.io.atomic import atomic_write
 from medseg3d.io.images import write_labels
@@ -36,6 +36,12 @@ logger = logging.getLogger(__name__)
 
 PLAN = "folds.json"
 RESULT = "cross_validation.json"
+INTENSITIES = "intensities.json"
+"""The statistics that all folds of a CT task scale by."""
+ALONE = (
+    "an earlier version began them. They go on as they were begun, but are no ensemble; for one, train all folds in another "
+    "folder (-o)"
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,9 @@ class CrossValidation:
         evaluation: of every case by the network that did not see it; None as long as folds are open.
         rules: by label, how finished maps are cleaned, where that helps.
         data: folder of the data set.
+        task: of all folds.
+        ensemble: whether the folds prepare scans in the same way, so that they can predict together. Folds that versions before
+            this one began have intensity statistics of their own.
     """
 
     folder: Path
@@ -57,6 +66,8 @@ class CrossValidation:
     evaluation: Evaluation | None
     rules: Mapping[str, Chosen]
     data: Path
+    task: Task
+    ensemble: bool = True
 
     @property
     def predictions(self) -> Path:
@@ -110,6 +121,8 @@ def cross_validate(
         raise ConfigError("the first process could not plan the folds; its message says why")
     task, plan = begun_with
     runs = tuple(folder / f"fold_{number}" for number in range(1, folds + 1))
+    if processes.first and _differ(folder, runs):
+        logger.warning("folds in %s have intensity statistics of their own: %s", folder, ALONE)
     for number in range(1, folds + 1) if fold is None else [fold]:
         run = runs[number - 1]
         if processes.from_first(is_finished(run)):
@@ -130,15 +143,26 @@ def cross_validate(
             max_time_s=max_time_s,
             resume=begun,
             split=split,
+            statistics=folder / INTENSITIES,
         )
         if processes.first:
             validate(run)
     left = tuple(number for number, run in enumerate(runs, start=1) if not is_finished(run))
     if left or not processes.first:
-        return CrossValidation(folder, runs, left, None, {}, folder)
+        return CrossValidation(folder, runs, left, None, {}, folder, task)
     with FileLock(folder / ".lock"):
         evaluation, rules, root = summarise(folder, task, runs, plan)
-    return CrossValidation(folder, runs, (), evaluation, rules, root)
+    return CrossValidation(folder, runs, (), evaluation, rules, root, task, not _differ(folder, runs))
+
+
+def _differ(folder: Path, runs: Sequence[Path]) -> bool:
+    """Whether folds were begun with other intensity statistics than the others, or than those that all are to share."""
+    metadata = [run / METADATA for run in runs]
+    sections = [json.loads(path.read_text(encoding="utf-8"))[SECTION] for path in metadata if path.exists()]
+    found = [section["preprocessing"].get("statistics") for section in sections]
+    if found and (folder / INTENSITIES).exists():
+        found.append(json.loads((folder / INTENSITIES).read_text(encoding="utf-8"))["statistics"])
+    return any(statistics != found[0] for statistics in found)
 
 
 def is_finished(run: Path) -> bool:

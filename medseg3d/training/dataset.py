@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from medseg3d.checks import ConfigError, InputError
-from medseg3d.intensity import ct_statistics
 from medseg3d.io import Case, ChannelFile, DataSet, read_image, read_label
 from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task
 from medseg3d.training.cache import IGNORED, Cache, PreparedCase
-from medseg3d.volume import Volume
 
 READERS = min(4, os.cpu_count() or 1)
 IN_MEMORY_GB = 4.0
@@ -159,19 +157,6 @@ def prepare_case(case: Case, dataset: DataSet, task: Task, preprocessing: Prepro
         return PreparedCase(case.name, data, None, case.class_index, grid)
     label = preprocessing.labels(read_label(case, dataset, task, image.grid), grid)
     return PreparedCase(case.name, data, torch.from_numpy(encode_labels(label, task)), None, grid)
-
-
-def training_statistics(dataset: DataSet, cases: Sequence[Case], task: Task) -> tuple[dict[str, float], ...] | None:
-    """The intensity statistics of the training cases that ``ct`` needs; None for other intensities."""
-    if task.intensity != "ct":
-        return None
-
-    def volumes() -> Iterator[tuple[Volume, Volume]]:
-        for case in tqdm(cases, desc="intensities", unit="case", disable=None, leave=False):
-            image = read_image(case, task)
-            yield image, read_label(case, dataset, task, image.grid)
-
-    return ct_statistics(volumes())
 
 
 def encode_labels(labels: NDArray[np.unsignedinteger[Any]], task: Task) -> NDArray[np.uint8]:

@@ -20,8 +20,9 @@ from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task
 from medseg3d.training.budget import fit_budget
 from medseg3d.training.checkpoint import LAST, remove_leftovers
-from medseg3d.training.dataset import dataset_as_dict, dataset_from_dict, fingerprint, prepare, training_statistics
+from medseg3d.training.dataset import dataset_as_dict, dataset_from_dict, fingerprint, prepare
 from medseg3d.training.initial import read_source
+from medseg3d.training.intensities import shared_statistics, training_statistics
 from medseg3d.training.parts import TASK_SETTINGS, task_with
 from medseg3d.training.processes import Processes
 from medseg3d.training.run_directory import locked, stored_run
@@ -50,6 +51,7 @@ def train(
     resume: bool = False,
     validation_fraction: float = 0.2,
     split: Mapping[str, Sequence[str]] | None = None,
+    statistics: Path | None = None,
 ) -> Path:
     """Train a model; every input is read and checked before the first step.
 
@@ -66,6 +68,9 @@ def train(
         resume: go on where the run directory's last checkpoint stands; where there is none, begin.
         validation_fraction: part of the cases that is kept for validation.
         split: names of the cases under ``training`` and ``validation``, instead of a split by ``validation_fraction``.
+        statistics: a file through which trainings share the intensity statistics of all cases (``shared_statistics``), such as
+            the folds of a cross-validation, whose models can then be an ensemble; None takes those of this run's training
+            cases. A run that goes on keeps its own.
 
     Returns:
         The run directory: a MONAI bundle.
@@ -84,7 +89,9 @@ def train(
         try:
             if processes.first:
                 changes = [overrides or {}, {} if epochs is None else {"epochs": epochs}]
-                values = _begin(task, data, output, changes, resume, max_time_s, validation_fraction, split, held)
+                values = _begin(
+                    task, data, output, changes, resume, max_time_s, validation_fraction, split, statistics, held
+                )
         finally:
             values = processes.from_first(values)
         if values is None:
@@ -107,6 +114,7 @@ def _begin(
     max_time_s: float | None,
     validation_fraction: float,
     split: Mapping[str, Sequence[str]] | None,
+    shared: Path | None,
     held: ExitStack,
 ) -> dict[str, Any]:
     """Read and check everything, write the run directory; returns the values of its train.yaml. ``held`` keeps lock and cases."""
@@ -119,7 +127,7 @@ def _begin(
     if stored is None:
         settings = merge_settings(task, task.train, sample_settings, *map(_absolute_paths, changes))
     else:
-        if stored.get("task") != task.as_dict():
+        if Task.from_dict(stored.get("task") or {}) != task:  # of an earlier version, it may lack keys
             raise ConfigError(
                 f"{folder} was begun with another version of task {task.name!r}; give another output folder (-o)"
             )
@@ -132,7 +140,12 @@ def _begin(
     dataset, parts = split_data(source, task, validation_fraction, split, folder if stored else None)
     if stored is None:
         check_once(dataset, parts, chosen, cache=settings["cache"])
-    statistics = training_statistics(dataset, parts["training"], chosen) if stored is None else stored.get("statistics")
+    if stored is not None:
+        statistics = stored.get("statistics")
+    elif shared is not None:
+        statistics = shared_statistics(shared, dataset, chosen)
+    else:
+        statistics = training_statistics(dataset, parts["training"], chosen)
     preprocessing = Preprocessing.from_task(chosen, statistics)
     prepared = {
         part: prepare(
