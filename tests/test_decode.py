@@ -230,5 +230,6 @@ def test_perfect_logits_give_back_each_tasks_label_map(name: str) -> None:
     masks = np.concatenate([np.isin(labels, ids) for ids in task.labels.values()])
     if not task.regions:
         masks = np.concatenate([labels == 0, masks])
-    found = decode_labels(torch.from_numpy(masks * 2.0 - 1).float(), grid, 1, task)
+    logits = torch.from_numpy(masks * 2.0 - 1).float().permute(0, *(1 + axis for axis in grid.axis_map.axes))
+    found = decode_labels(logits, grid, 1, task)
     assert all((np.isin(found, ids) == np.isin(labels[0], ids)).all() for ids in task.labels.values())

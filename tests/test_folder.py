@@ -234,13 +234,13 @@ def test_an_interruption_keeps_what_is_done_and_leaves_no_half_file(
     save_scans(tmp_path / "in", ["a", "b", "c"])
     predictor = Predictor.from_bundle(run)
     interrupting(predictor, 2, how, monkeypatch)
-    slowly = batch.write_volume
+    slowly = batch.write_labels
 
     def write_slowly(volume: Volume, path: Path) -> None:
         time.sleep(0.3)  # so that the interruption comes while the first case is being written
         slowly(volume, path)
 
-    monkeypatch.setattr(batch, "write_volume", write_slowly)
+    monkeypatch.setattr(batch, "write_labels", write_slowly)
     with pytest.raises(KeyboardInterrupt):
         predict_folder(predictor, tmp_path / "in", tmp_path / "out")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -115,7 +115,7 @@ def test_every_task_is_built_and_stepped(name: str) -> None:
     settings = merge_settings(task, task.train)
     task = task_with(task, **{k: settings[k] for k in TASK_SETTINGS})
     network = new_network(settings["network"], 0)
-    image = torch.randn(2, task.in_channels, *[32] * task.spatial_dims)
+    image = torch.randn(2, len(task.inputs), *[32] * task.network_dims)
     if task.kind == "classification":
         target = torch.tensor([0, 1])
     else:
