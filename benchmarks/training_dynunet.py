@@ -25,7 +25,8 @@ from medseg3d.interpolation import interpolate
 from medseg3d.io import Case, DataSet, read_image
 from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task
-from medseg3d.training.dataset import prepare_case, training_statistics
+from medseg3d.training.dataset import prepare_case
+from medseg3d.training.intensities import training_statistics
 
 FOREGROUND = 1 / 3
 """Part of nnU-Net's batches that is drawn about foreground."""
