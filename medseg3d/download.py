@@ -9,6 +9,8 @@ import shutil
 import tarfile
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,19 +137,20 @@ def fetch(
     if path.exists():
         return
     try:
-        with warnings.catch_warnings(action="ignore"):  # that no checksum was given: it is compared below
-            _monai_utils().download_url(url, path, progress=progress)
+        # It warns that no checksum was given: it is compared below.
+        with warnings.catch_warnings(action="ignore"), _monai_utils() as monai:
+            monai.download_url(url, path, progress=progress)
         if not path.is_file():
             raise OSError(f"cannot write {path}")
     except (OSError, RuntimeError) as error:
         message = f"{url} could not be fetched ({error})"
         fix = f"check the network and the room in {tempfile.gettempdir()}, or {otherwise}"
-        raise InputError("E-DOWNLOAD", message, file=path, fix=fix) from None
+        raise InputError("E-DOWNLOAD", message, fix=fix) from None
     if not matches(path, checksum):
         path.unlink()
         message = f"{url} is not the file that was expected: its {kind} is not {checksum}"
         fix = "try again; if it stays so, the file has changed at its source"
-        raise InputError("E-CHECKSUM", message, file=path, fix=fix)
+        raise InputError("E-CHECKSUM", message, fix=fix)
 
 
 def matches(path: Path, checksum: str) -> bool:
@@ -161,7 +164,8 @@ def _unpack(archive: Path, target: Path) -> None:
     """Unpack beside ``target`` and rename, so that a folder of that name is whole."""
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=archive.parent) as temporary:
         try:
-            _monai_utils().extractall(archive, temporary, file_type="tar")
+            with _monai_utils() as monai:
+                monai.extractall(archive, temporary, file_type="tar")
         except (ValueError, tarfile.TarError, EOFError) as error:
             fix = "do not use this archive"
             raise InputError("E-ARCHIVE", f"unsafe or damaged archive ({error})", file=archive, fix=fix) from None
@@ -176,7 +180,15 @@ def _unpack(archive: Path, target: Path) -> None:
         found[0].replace(target)
 
 
-def _monai_utils() -> Any:
+@contextmanager
+def _monai_utils() -> Iterator[Any]:
+    """MONAI's functions, without the lines that their logger writes to standard output, where programs read JSON."""
     import monai.apps.utils
 
-    return monai.apps.utils
+    logger: logging.Logger = monai.apps.utils.logger
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield monai.apps.utils
+    finally:
+        logger.setLevel(before)

@@ -33,6 +33,9 @@ SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 CONTAINERS = ("state_dict", "model_state_dict", "model")
 """Under one of these keys training codes store the state dict beside other things."""
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+WITHOUT_HUB = (
+    f"without a network fetch {CONFIG} and {FILES[0]} on another machine, and give the folder that they lie in"
+)
 FIXED = {"hidden_act": "gelu", "patch_sizes": [7, 3, 3, 3], "strides": [4, 2, 2, 2], "num_encoder_blocks": 4}
 """What a Hugging Face config may say differently, and our networks are not."""
 OLD_SCALE = "sqrt_num_heads"
@@ -66,8 +69,7 @@ def read_network(
     path = locate(source)
     config = _config_beside(path)
     weights = unwrapped(read_weights(path, plain=False), path)
-    if broken := [k for k, t in weights.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]:
-        raise ModelError(f"{path}: {some_names(broken)} hold NaN or infinite numbers; these weights cannot be used")
+    require_finite(weights, path)
     try:
         if "network" in config:
             network = build_network(config["network"])
@@ -131,7 +133,7 @@ def _from_hub(name: str) -> Path:
     """The weights of a repository on the hub, from its cache where they are there already."""
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
     except ImportError:
         raise ModelError(
             f"{name} is no file or folder here, and for names on the hub huggingface_hub is needed: pip install "
@@ -139,13 +141,21 @@ def _from_hub(name: str) -> Path:
         ) from None
     try:
         folder = Path(snapshot_download(name, allow_patterns=[CONFIG, *FILES]))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except RepositoryNotFoundError as error:  # also what may only be read with an account
         raise ModelError(
-            f"{name} is no file or folder here, and the hub gives nothing by that name ({reason}); without a network download "
-            f"{CONFIG} and {FILES[0]} elsewhere and give the folder"
+            f"{name} is no file or folder here, and the Hugging Face hub shows no repository of that name ({_reason(error)}); is "
+            "it spelt as there? For a private or gated one log in first: hf auth login"
+        ) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelError(
+            f"{name} is no file or folder here, and the Hugging Face hub cannot be reached ({_reason(error)}); {WITHOUT_HUB}"
         ) from None
     return locate(folder)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _config_beside(path: Path) -> dict[str, Any]:
@@ -241,6 +251,16 @@ def unwrapped(weights: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     raise ModelError(
         f"{path} holds no state dict: neither tensors by name, nor those under one of {', '.join(CONTAINERS)}"
     )
+
+
+def require_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that are no numbers.
+
+    Raises:
+        ModelError: naming the first of them.
+    """
+    if broken := [k for k, t in weights.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]:
+        raise ModelError(f"{path}: {some_names(broken)} hold NaN or infinite numbers; these weights cannot be used")
 
 
 def _is_state_dict(values: Mapping[str, Any]) -> bool:

@@ -162,12 +162,12 @@ def _fetched(entry: Entry, folder: Path, progress: bool) -> Path:
         fetch(entry.url, path, entry.sha256, progress=progress, otherwise=by_hand)
         return path
     if entry.hub:
-        from medseg3d.weights import locate
+        from medseg3d.weights import WITHOUT_HUB, locate
 
         try:
             return locate(entry.hub).parent
         except ModelError as error:
-            raise InputError("E-DOWNLOAD", str(error), fix=by_hand) from None
+            raise InputError("E-DOWNLOAD", str(error).removesuffix(f"; {WITHOUT_HUB}"), fix=by_hand) from None
     raise ConfigError(f"{entry.name} cannot be fetched by a program: {by_hand} ({entry.licence})")
 
 

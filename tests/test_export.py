@@ -101,7 +101,7 @@ def test_hugging_face_folder_is_read_back_and_predicts(run, data, tmp_path, monk
 def test_the_card_says_data_scores_use_and_licence(run, tmp_path) -> None:
     text = (export(run, "hf", tmp_path / "out").path / "README.md").read_text()
     assert text.startswith("---\nlibrary_name: medseg3d\n")
-    assert "Trained on 4 cases, validated on 1 others" in text
+    assert "Trained on 4 cases, validated on 1 other." in text
     assert "| label | cases | Dice (mean [95 % CI]) | HD95 in mm" in text
     for name in ("shell", "core"):
         assert f"| {name} | 1 |" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,7 +74,8 @@ def test_outputs_equal_those_of_transformers(kind, naming) -> None:
 
 
 def test_the_real_b0_equals_transformers() -> None:
-    model = theirs(hidden_sizes=[32, 64, 160, 256], depths=[2, 2, 2, 2], decoder_hidden_size=256, num_labels=150)
+    widths, depths, decoder = PUBLISHED["b0"]
+    model = theirs(hidden_sizes=widths, depths=depths, decoder_hidden_size=decoder, num_labels=150)
     network = from_state_dict(model.state_dict())
     assert sum(p.numel() for p in network.parameters()) == 3_752_694
     image = noise(1, 3, 128, 96)
@@ -81,22 +83,25 @@ def test_the_real_b0_equals_transformers() -> None:
         assert relative_error(network.forward_coarse(image), model(image).logits) < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("widths", "depths"),
-    [
-        ([64, 128, 320, 512], [2, 2, 2, 2]),
-        ([64, 128, 320, 512], [3, 4, 6, 3]),
-        ([64, 128, 320, 512], [3, 4, 18, 3]),
-        ([64, 128, 320, 512], [3, 8, 27, 3]),
-        ([64, 128, 320, 512], [3, 6, 40, 3]),
-    ],
-    ids=["b1", "b2", "b3", "b4", "b5"],
-)
-def test_every_size_has_the_entries_of_transformers(widths, depths) -> None:
+WIDE = [64, 128, 320, 512]
+PUBLISHED = {
+    "b0": ([32, 64, 160, 256], [2, 2, 2, 2], 256),
+    "b1": (WIDE, [2, 2, 2, 2], 256),
+    "b2": (WIDE, [3, 4, 6, 3], 768),
+    "b3": (WIDE, [3, 4, 18, 3], 768),
+    "b4": (WIDE, [3, 8, 27, 3], 768),
+    "b5": (WIDE, [3, 6, 40, 3], 768),
+}
+"""Widths, depths and decoder width of every published SegFormer."""
+
+
+@pytest.mark.parametrize("size", list(PUBLISHED)[1:])
+def test_every_size_has_the_entries_of_transformers(size) -> None:
     """Without numbers: names and shapes, on torch's meta device."""
     transformers = pytest.importorskip("transformers")
+    widths, depths, decoder = PUBLISHED[size]
     config = transformers.SegformerConfig(
-        hidden_sizes=widths, depths=depths, decoder_hidden_size=256 if depths[0] == 2 else 768, num_labels=150
+        hidden_sizes=widths, depths=depths, decoder_hidden_size=decoder, num_labels=150
     )
     with torch.device("meta"):
         weights = transformers.SegformerForSemanticSegmentation(config).state_dict()
@@ -104,6 +109,21 @@ def test_every_size_has_the_entries_of_transformers(widths, depths) -> None:
         network = build_network(config_of(found, title="it", heads=(1, 2, 5, 8)))
     assert network.config["depths"] == depths
     assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in network.state_dict().items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", list(PUBLISHED)[1:])
+def test_every_size_gives_the_outputs_of_transformers(size) -> None:
+    """Every level of the encoder and the logits: the numbers, through up to 52 blocks."""
+    widths, depths, decoder = PUBLISHED[size]
+    model = theirs(hidden_sizes=widths, depths=depths, decoder_hidden_size=decoder)
+    network = from_state_dict(model.state_dict())
+    image = noise(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(image, output_hidden_states=True)
+        for ours, other in zip(network.encoder(image).values(), expected.hidden_states, strict=True):
+            assert relative_error(ours, other) < 1e-5
+        assert relative_error(network.forward_coarse(image), expected.logits) < 1e-5
 
 
 def test_other_sizes_differ_only_in_padding() -> None:
@@ -117,26 +137,34 @@ def test_other_sizes_differ_only_in_padding() -> None:
         assert 1e-5 < relative_error(ours, other) < 1
 
 
-def test_label_maps_and_loss_are_those_of_transformers() -> None:
+def image_processor(**options):
+    """The one of transformers; since version 5 the one without torchvision has a name of its own."""
     transformers = pytest.importorskip("transformers")
+    kind = getattr(transformers, "SegformerImageProcessorPil", None) or transformers.SegformerImageProcessor
+    return kind(**options)
+
+
+def test_label_maps_and_loss_are_those_of_transformers() -> None:
     model = theirs()
-    network = from_state_dict(model.state_dict())
     image = noise(2, 3, *IMAGE)
     labels = (noise(2, *IMAGE, seed=5) * 10).long().remainder(5)
     labels[:, :20] = 255
     with torch.no_grad():
+        model.decode_head.classifier.bias -= model(image).logits.mean((0, 2, 3))  # else one class is everywhere
+        network = from_state_dict(model.state_dict())
         expected = model(image, labels=labels)
         logits = network.forward_coarse(image)
         assert abs(semantic_loss(logits, labels) - expected.loss) < 1e-5
-    processor = (
-        transformers.SegformerImageProcessorPil() if hasattr(transformers, "SegformerImageProcessorPil") else None
-    )
-    processor = processor or transformers.SegformerImageProcessor()
+    processor = image_processor()
     sizes = [(64, 96), (50, 101)]
     for target in (sizes, None):
-        ours, other = label_maps(logits, target), processor.post_process_semantic_segmentation(expected, target)
-        assert [m.shape for m in ours] == [m.shape for m in other]
-        assert all((a == b).float().mean() > 0.999 for a, b in zip(ours, other, strict=True))
+        other = processor.post_process_semantic_segmentation(expected, target)
+        assert len(other) == 2
+        for mine, near, his in zip(label_maps(expected.logits, target), label_maps(logits, target), other, strict=True):
+            assert torch.equal(mine, his)  # of the same logits
+            assert near.shape == his.shape
+            assert (near == his).float().mean() > 0.999  # of our own, which differ by rounding
+            assert len(his.unique()) > 2
     with pytest.raises(ValueError, match="3 target sizes for a batch of 2"):
         label_maps(logits, [(1, 1)] * 3)
     binary = theirs(num_labels=1)
@@ -150,6 +178,28 @@ def test_reduced_labels_by_hand() -> None:
     labels = torch.tensor([0, 1, 2, 150, 254, 255])
     assert reduced_labels(labels).tolist() == [255, 0, 1, 149, 253, 255]
     assert reduced_labels(labels.to(torch.uint8)).dtype == torch.uint8
+
+
+def test_reduced_labels_and_their_loss_are_those_of_transformers() -> None:
+    """As its image processor prepares label maps (``do_reduce_labels``), and what its model makes of them."""
+    processor = image_processor(do_reduce_labels=True, do_resize=False)
+    maps = (noise(2, *IMAGE, seed=7) * 10).long().remainder(6)  # 0: unlabelled, then five classes
+    maps[:, :4] = 255
+    image = noise(2, 3, *IMAGE)
+    given = {"images": [np.zeros((*IMAGE, 3), np.uint8)] * 2, "segmentation_maps": list(maps.numpy().astype(np.uint8))}
+    theirs_reduced = torch.stack([torch.as_tensor(m) for m in processor(**given, return_tensors="pt")["labels"]]).long()
+    ours = reduced_labels(maps)
+    assert torch.equal(ours, theirs_reduced)
+    assert set(ours.unique().tolist()) == {0, 1, 2, 3, 4, 255}
+    model = theirs()
+    with torch.no_grad():
+        expected = model(image, labels=theirs_reduced).loss
+        found = semantic_loss(from_state_dict(model.state_dict()).forward_coarse(image), ours)
+        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+        # Where nothing is labelled nothing is learned: the loss does not change with what the network says there.
+        logits = from_state_dict(model.state_dict())(image)
+        other = torch.where((ours == 255)[:, None], torch.zeros(()), logits)
+        assert semantic_loss(other, ours).item() == pytest.approx(semantic_loss(logits, ours).item(), rel=1e-6)
 
 
 def nvlabs_names(network: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -290,6 +340,7 @@ def test_the_attention_scale_of_segformer3d_must_be_given() -> None:
 
 
 def test_all_missing_unknown_and_misshapen_entries_are_named() -> None:
+    """Under our names, and where the file has them under its own: nothing else is complained about."""
     weights = old_names(theirs().state_dict())
     gone = ["segformer.encoder.block.1.0.attention.self.value.weight", "decode_head.batch_norm.bias"]
     for key in gone:
@@ -298,16 +349,40 @@ def test_all_missing_unknown_and_misshapen_entries_are_named() -> None:
     weights["decode_head.linear_c.2.proj.weight"] = torch.zeros(32, 41)
     with pytest.raises(ValueError, match="does not fit Hugging Face SegFormer") as caught:
         from_state_dict(weights)
-    message = str(caught.value)
-    for name in (
-        "encoder.stages.1.blocks.0.attention.key_value.weight",
-        "encoder.stages.1.blocks.0.attention.key.weight",
-        "decoder.norm.bias",
-        "surplus",
-        "extra.weight",
-        "decoder.project.2.weight (32, 41) in place of (32, 40)",
+    assert str(caught.value).partition(": ")[2].split("; ") == [
+        "2 missing: decoder.norm.bias, encoder.stages.1.blocks.0.attention.value.weight",
+        "2 unknown: segformer.extra.weight, surplus",
+        "1 of another shape: decoder.project.2.weight (decode_head.linear_c.2.proj.weight) (32, 41) in place of (32, 40)",
+    ]
+
+
+@pytest.mark.parametrize("half", ["key", "value"])
+def test_half_of_what_is_one_layer_here_is_misshapen(half) -> None:
+    weights = old_names(theirs().state_dict())
+    name = f"segformer.encoder.block.0.0.attention.self.{half}.weight"
+    weights[name] = weights[name][:3]
+    with pytest.raises(
+        ValueError, match=r"1 of another shape: .*self\.key\.weight, .*self\.value\.weight\) \(11, 8\) in"
     ):
-        assert name in message
+        from_state_dict(weights)
+
+
+@pytest.mark.parametrize("names", ["nvlabs", "mmseg", "segformer3d"])
+def test_they_are_named_for_every_code(names) -> None:
+    if names == "segformer3d":
+        weights = {k: torch.zeros(s) for k, s in published_shapes().items()}
+        gone, ours = "segformer_encoder.tf_block2.1.mlp.fc1.bias", "encoder.stages.1.blocks.1.ffn.fc1.bias"
+    else:
+        encoder = MixTransformer(2, 3, **ENCODER, norm_eps=1e-6)
+        weights = {"nvlabs": nvlabs_names, "mmseg": mmseg_names}[names](encoder)
+        gone = {"nvlabs": "block2.1.mlp.fc1.bias", "mmseg": "layers.1.1.1.ffn.layers.0.bias"}[names]
+        ours = "stages.1.blocks.1.ffn.fc1.bias"
+    del weights[gone]
+    extra = gone.replace("fc1", "fc7").replace("layers.0.bias", "layers.9.bias")
+    weights[f"module.{extra}"] = torch.zeros(1)
+    with pytest.raises(ValueError, match="does not fit") as caught:
+        from_state_dict(weights, attention_scale="sqrt_head_dim")
+    assert str(caught.value).endswith(f": 1 missing: {ours}; 1 unknown: module.{extra}")
 
 
 @pytest.mark.parametrize(

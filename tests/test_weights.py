@@ -7,6 +7,7 @@ import logging
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -172,9 +173,20 @@ def test_a_hub_name_without_the_hub_or_a_network(monkeypatch) -> None:
     hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        ModelError, match="nvidia/mit-b0 is no file or folder here, and the hub gives nothing by that name"
+        ModelError,
+        match=r"nvidia/mit-b0 is no file or folder here, and the Hugging Face hub cannot be reached \(.+give the folder",
     ):
         locate("nvidia/mit-b0")
+    response = SimpleNamespace(headers={}, request=None)
+
+    def not_there(name: str, allow_patterns: list[str]) -> str:
+        raise hub.errors.RepositoryNotFoundError("404 Client Error.", response=response)
+
+    monkeypatch.setattr(hub, "snapshot_download", not_there)
+    with pytest.raises(
+        ModelError, match=r"shows no repository of that name \(404 Client Error\.\); is it spelt as there"
+    ):
+        locate("nvidia/mitb0")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ModelError, match=r"pip install 'medseg3d\[hub\]'"):
         locate("nvidia/mit-b0")

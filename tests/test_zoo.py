@@ -26,6 +26,7 @@ from medseg3d.weights import read_network
 from medseg3d.zoo import Entry, install, named, zoo
 from tests.test_networks import filled, published_shapes
 from tests.test_pretrained import mmseg_names, theirs
+from tests.training_helpers import ball_task, write_balls
 
 ENCODER = {"widths": [8, 16, 40, 64], "depths": [1, 1, 1, 1], "norm_eps": 1e-6}
 
@@ -94,6 +95,10 @@ def test_get_from_a_server(served, weights, tmp_path, capsys, digits, monkeypatc
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in Path("weights/mine/ORIGIN.md").read_text()
     assert read_network("weights/mine").config["widths"] == ENCODER["widths"]  # as train --init is told to
     assert main(["models", "--list", "zoo.yaml", "--get", "mine"]) == 2  # it is there
+    capsys.readouterr()
+    assert main(["models", "--list", "zoo.yaml", "--get", "mine", "-o", "again", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)  # and nothing else
+    assert (said["folder"], said["licence"]) == ("again", "CC0")
 
 
 def test_a_file_that_is_not_what_it_says_leaves_nothing(served, weights, tmp_path) -> None:
@@ -141,6 +146,26 @@ def test_get_from_the_hub(tmp_path, monkeypatch) -> None:
     with pytest.raises(ModelError, match="parameters, and mine has 7"):
         install(entry(hub="nvidia/mit", encoder=7), tmp_path / "out2")
     assert not (tmp_path / "out2").exists()
+
+
+def test_without_a_network_it_is_said_where_to_fetch_by_hand(tmp_path, capsys, monkeypatch) -> None:
+    """No test talks to the hub: offline mode is what a machine without a network is."""
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    assert main(["models", "--get", "mit-b0"]) == 5
+    said = capsys.readouterr().err
+    assert "the Hugging Face hub cannot be reached" in said
+    assert said.count("fetch") == 1
+    assert (
+        "fetch it by hand from https://huggingface.co/nvidia/mit-b0 and give it with --from FILE [E-DOWNLOAD]" in said
+    )
+    write_balls(tmp_path / "data", 3)
+    (tmp_path / "ball.yaml").write_text(yaml.safe_dump(ball_task().as_dict()))
+    assert main(["train", "--init", "nvidia/mit-b0", "--task", "ball.yaml", "--data", "data"]) == 6
+    said = capsys.readouterr().err
+    assert "without a network fetch config.json and model.safetensors on another machine" in said
+    assert not list(tmp_path.glob("runs/*/configs"))
 
 
 def test_a_zipped_bundle_becomes_a_run_directory(served, tmp_path) -> None:

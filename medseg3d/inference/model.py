@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from medseg3d.checks import ConfigError, ModelError
 from medseg3d.inference.confidence import Calibration
 from medseg3d.io.atomic import atomic_write
 from medseg3d.io.checksums import SUMS, Checksums
+from medseg3d.networks.pretrained import load_strictly
 from medseg3d.postprocessing import Cleaning, rules_as_dict, rules_from_dict
 from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task
-from medseg3d.weights import read_weights
+from medseg3d.weights import read_weights, require_finite
 
 logger = logging.getLogger(__name__)
 METADATA = Path("configs", "metadata.json")
@@ -228,17 +228,8 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 
 def _load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    own = network.state_dict()
-    problems = {
-        "is missing": [k for k in own if k not in weights],
-        "is unknown": [k for k in weights if k not in own],
-        "has another shape": [k for k in own if k in weights and own[k].shape != weights[k].shape],
-        "holds NaN or infinite numbers": [
-            k for k, t in weights.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())
-        ],
-    }
-    for problem, keys in problems.items():
-        if keys:
-            more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
-            raise ModelError(f"{path}: {keys[0]!r} {problem}{more}; the weights do not fit the network in {METADATA}")
-    network.load_state_dict(weights)
+    require_finite(weights, path)
+    try:
+        load_strictly(network, weights, f"the network in {METADATA}")
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}") from None

@@ -7,7 +7,7 @@ which no file says.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -180,9 +180,32 @@ def renamed(weights: Mapping[str, Tensor], family: str, *, encoder_only: bool = 
     Raises:
         ValueError: for a head that we have no network for.
     """
-    code = FAMILIES[family]
     out: dict[str, Tensor] = {}
-    for original, value in weights.items():
+    for original, key in names(weights, family, encoder_only=encoder_only).items():
+        out.update(_split(key, weights[original]))
+    return _merged(out)
+
+
+def origins(weights: Mapping[str, Tensor], family: str, *, encoder_only: bool = False) -> dict[str, str]:
+    """What each entry of ``renamed`` is called in the file: for messages that a person can look up there."""
+    out: dict[str, str] = {}
+    for original, key in names(weights, family, encoder_only=encoder_only).items():
+        out |= dict.fromkeys(_split(key, weights[original]), original)
+    for key, original in list(out.items()):
+        if ".attention.key." in key and (value := out.get(key.replace(".attention.key.", ".attention.value."))):
+            out[key.replace(".attention.key.", ".attention.key_value.")] = f"{original}, {value}"
+    return out
+
+
+def names(keys: Iterable[str], family: str, *, encoder_only: bool) -> dict[str, str]:
+    """Our name for each of a file's, where entries are neither split nor merged; those that nothing needs are left out.
+
+    Raises:
+        ValueError: as for ``renamed``.
+    """
+    code = FAMILIES[family]
+    out: dict[str, str] = {}
+    for original in keys:
         key = without_wrappers(original)
         for prefix in code.prefixes:
             key = key.removeprefix(prefix)
@@ -193,10 +216,9 @@ def renamed(weights: Mapping[str, Tensor], family: str, *, encoder_only: bool = 
                 raise ValueError(f"{original} belongs to {what}; read the encoder alone (encoder_only=True)")
         for pattern, name in code.renames:
             key = re.sub(pattern, _filled(name), key)
-        if encoder_only and not key.startswith("encoder."):
-            continue
-        out.update(_split(key, value))
-    return _merged(out)
+        if not encoder_only or key.startswith("encoder."):
+            out[original] = key
+    return out
 
 
 def _filled(name: str) -> Callable[[re.Match[str]], str]:

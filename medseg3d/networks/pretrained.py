@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg3d.networks import build_network
-from medseg3d.networks.naming import FAMILIES, family_of, renamed
+from medseg3d.networks.naming import FAMILIES, family_of, origins, renamed
 from medseg3d.networks.segformer import SegFormer
 from medseg3d.networks.strides import DEFAULT, plain, stride_of
 
@@ -60,9 +60,11 @@ def from_state_dict(
     config = config_of(found, title=title, heads=heads)
     config |= {"attention_scale": attention_scale, **FAMILIES[family].options}
     network = build_network(config)
+    called = origins(weights, family, encoder_only=encoder_only)
     if config["name"] == "mix_transformer":
         found = {key.removeprefix("encoder."): value for key, value in found.items()}
-    load_strictly(network, found, title)
+        called = {key.removeprefix("encoder."): name for key, name in called.items()}
+    load_strictly(network, found, title, called=called)
     return network.eval()
 
 
@@ -141,22 +143,43 @@ def _depth(weights: Mapping[str, Tensor], stage: int) -> int:
     return 1 + max(int(match[1]) for match in map(pattern.match, weights) if match)
 
 
-def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], title: str) -> None:
+def load_strictly(
+    network: nn.Module, weights: Mapping[str, Tensor], title: str, *, called: Mapping[str, str] | None = None
+) -> None:
     """Load weights that fit a network entry by entry, or none of them.
+
+    Args:
+        network: to load them into.
+        weights: under our names.
+        title: whose weights they are, for messages.
+        called: what the entries are called in the file, where it has other names.
 
     Raises:
         ValueError: naming all entries that are missing, unknown, or of another shape.
     """
+    called = called or {}
     expected = network.state_dict()
-    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    missing, unknown = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    for half, other in ((".key.", ".value."), (".value.", ".key.")):  # of what is one layer here
+        for key in [k for k in unknown if half in k and k.replace(half, ".key_value.") in missing]:
+            unknown = unknown - {key}
+            missing = missing - {key.replace(half, ".key_value.")} | {key.replace(half, other)}
     wrong = [
-        f"{key} {tuple(weights[key].shape)} in place of {tuple(expected[key].shape)}"
+        f"{_both(key, called)} {tuple(weights[key].shape)} in place of {tuple(expected[key].shape)}"
         for key in sorted(expected.keys() & weights.keys())
         if expected[key].shape != weights[key].shape
     ]
-    if missing or unknown or wrong:
-        raise ValueError(
-            f"state dict does not fit {title}: missing {missing}, unknown {unknown}, of another shape {wrong}"
-        )
+    parts = {
+        "missing": sorted(missing),
+        "unknown": sorted(called.get(key, key) for key in unknown),
+        "of another shape": wrong,
+    }
+    if any(parts.values()):
+        listed = "; ".join(f"{len(found)} {what}: {', '.join(found)}" for what, found in parts.items() if found)
+        raise ValueError(f"state dict does not fit {title}: {listed}")
     with torch.no_grad():
         network.load_state_dict(dict(weights))
+
+
+def _both(key: str, called: Mapping[str, str]) -> str:
+    return key if called.get(key, key) == key else f"{key} ({called[key]})"
