@@ -117,6 +117,15 @@ def leakage(folder: Path) -> Made:
     return Made(folder, None)
 
 
+def exchanged(folder: Path) -> Made:
+    """Two cases on one grid have each other's label."""
+    first, second = (label_file(write_balls(folder), name) for name in ("ball_1", SPOILT))
+    first.rename(folder / "aside.nii.gz")
+    second.rename(first)
+    (folder / "aside.nii.gz").rename(second)
+    return Made(folder, None)
+
+
 def swapped_label(folder: Path) -> Made:
     """The label belongs to another image: most of it lies in the air around the head."""
     write_balls(folder)
@@ -170,6 +179,7 @@ CASES = (
         "same content", "one image twice in training", copied(*parts()[0][:2], image_file, label_file), "W-SAME-CONTENT"
     ),
     BadInput("same label", "one label for two images", copied(NAMES[0], SPOILT, label_file), "W-SAME-LABEL"),
+    BadInput("exchanged labels", "the labels of two cases exchanged", exchanged, "W-LABEL-SWAPPED"),
     BadInput("swapped label", "a label outside the image's content", swapped_label, "W-LABEL-OUTSIDE"),
     BadInput("same name", "names that differ in capitals alone", renamed("BALL_0"), "E-SAME-NAME"),
     BadInput("reserved name", "a name that Windows reserves", renamed("aux"), "W-NAME"),

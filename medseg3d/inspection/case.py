@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from medseg3d.checks import Finding, InputError, collected, tell
+from medseg3d.inspection.outline import edge_ratio
 from medseg3d.io.case_reading import read_image, read_label, stack_channels
 from medseg3d.io.dataset import Case, DataSet
 from medseg3d.io.images import read_volume
@@ -43,6 +45,7 @@ class Facts:
         label_content: ``content_of`` its label; None where there is none.
         voxels: of each value of the task in its label, 0 included; empty without a label.
         covered: part of the task's patch that its image fills.
+        outline: how strong the image's edges are along the label's outline (``edge_ratio``); NaN without a label.
     """
 
     case: Case
@@ -52,6 +55,7 @@ class Facts:
     label_content: str | None = None
     voxels: Mapping[int, int] = field(default_factory=dict)
     covered: float = 1.0
+    outline: float = math.nan
 
     @property
     def file(self) -> str:
@@ -88,6 +92,7 @@ def examine(case: Case, dataset: DataSet, task: Task) -> Facts:
         None if label is None else content_of(label.data),
         voxels,
         1.0 if image is None else _covered(image, task),
+        math.nan if image is None or label is None else edge_ratio(image.data, label.data[0], ignore=task.ignore),
     )
 
 

@@ -11,8 +11,9 @@ from medseg3d.checks import ConfigError, Finding, InputError
 from medseg3d.inspection.case import Facts, examine, in_threads
 from medseg3d.inspection.files import inspect_files
 from medseg3d.inspection.result import Inspection, summarised
+from medseg3d.inspection.swaps import swapped_labels
 from medseg3d.inspection.together import compare
-from medseg3d.io.cases import find_cases
+from medseg3d.io.cases import find_cases, with_ignored
 from medseg3d.io.dataset import Case, DataSet
 from medseg3d.io.dicom import find_series
 from medseg3d.io.layouts import IMAGE_FOLDERS, LABEL_FOLDERS, subfolder
@@ -38,6 +39,7 @@ def inspect(path: str | Path, task: Task | None = None, *, validation_fraction: 
         raise ConfigError(f"{path} does not exist; give a data set, a folder of scans, or a file")
     if task is None:
         return inspect_files(path)
+    task = with_ignored(task, path)
     dataset, findings = _data_set(path, task)
     if dataset is None and path.is_file():
         return Inspection(path, str(path), tuple(findings), 0)
@@ -56,6 +58,7 @@ def inspect(path: str | Path, task: Task | None = None, *, validation_fraction: 
     facts = examine_parts(dataset, cases, task)
     findings += [f for part in facts.values() for one in part for f in one.findings]
     findings += compare(facts, task, path)
+    findings += swapped_labels(facts, task, dataset)
     known = [one for part in ("training", "validation") for one in facts.get(part, ())]
     labels = _label_counts(known, task) if labelled else {}
     parts = {part: [c.name for c in cases[part]] for part in cases} if labelled else {}
@@ -83,6 +86,7 @@ def require_good(dataset: DataSet, parts: Mapping[str, Sequence[Case]], task: Ta
     facts = examine_parts(dataset, parts, task)
     findings = [f for part in facts.values() for one in part for f in one.findings]
     findings += compare(facts, task, dataset.root)
+    findings += swapped_labels(facts, task, dataset)
     errors = [f for f in findings if f.severity == "error"]
     for severity, say in (("info", log.info), ("warning", log.warning)):
         for line in summarised((f for f in findings if f.severity == severity), dataset.root):
