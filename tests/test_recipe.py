@@ -1,12 +1,10 @@
-"""What a training may do besides the plain steps: begin with other weights, end early, tell trackers, say what is odd."""
+"""What a training may do besides the plain steps: begin with other weights, end early, say what is odd."""
 
 from __future__ import annotations
 
 import csv
-import sys
 from functools import partial
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +17,6 @@ from medseg3d.training.parts import network_config, new_network
 from medseg3d.training.recipe import Recipe
 from medseg3d.training.run import train
 from medseg3d.training.settings import merge_settings
-from medseg3d.training.tracking import Tracker
 from tests.training_helpers import NETWORK, SETTINGS, ball_task, write_balls
 
 TASK = ball_task()
@@ -110,73 +107,6 @@ def test_a_score_that_stands_still_ends_the_training(
     assert "enough" in caplog.text
     train(TASK, data, run, resume=True)
     assert len(rows(run)) == len(scores), "a training that ended so is not begun again"
-
-
-def stand_in(name: str, calls: list[tuple[Any, ...]]) -> ModuleType:
-    """What the trackers' own packages offer, as far as it is used; notes what is sent."""
-    module = ModuleType(name)
-
-    def start_run(run_id: str | None = None, run_name: str | None = None) -> SimpleNamespace:
-        calls.append(("start", run_id, run_name))
-        return SimpleNamespace(info=SimpleNamespace(run_id=run_id or "a1"))
-
-    def init(**options: Any) -> SimpleNamespace:
-        calls.append(("start", options["id"], options["name"]))
-        calls.append(("params", options["config"]))
-        return SimpleNamespace(
-            log=lambda values, step: calls.append(("log", values, step)), finish=lambda: calls.append(("end",))
-        )
-
-    module.start_run, module.init = start_run, init  # type: ignore[attr-defined]
-    module.log_params = lambda values: calls.append(("params", values))  # type: ignore[attr-defined]
-    module.log_metrics = lambda values, step: calls.append(("log", values, step))  # type: ignore[attr-defined]
-    module.end_run = lambda: calls.append(("end",))  # type: ignore[attr-defined]
-    return module
-
-
-@pytest.mark.parametrize("name", ["mlflow", "wandb"])
-def test_trackers_get_the_numbers_of_metrics_csv(
-    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[tuple[Any, ...]] = []
-    monkeypatch.setitem(sys.modules, name, stand_in(name, calls))
-    settings = SETTINGS | {"logger": name, "validation_interval": 1}
-    run = train(TASK, data, tmp_path / "run", overrides=settings, epochs=1)
-    train(TASK, data, run, overrides={"epochs": 2}, resume=True)
-    starts = [call for call in calls if call[0] == "start"]
-    assert len(starts) == 2
-    ident = (run / "logs" / f"{name}.id").read_text()
-    assert starts[1][1] == ident, "a run that goes on stays the same run there"
-    logged = [call for call in calls if call[0] == "log"]
-    assert [step for _, _, step in logged] == [1, 2]
-    assert logged[1][1]["score"] == pytest.approx(float(rows(run)[1]["score"]))
-    assert calls[-1] == ("end",)
-    (_, params) = next(call for call in calls if call[0] == "params")
-    assert params["batch_size"] == 2
-    assert not any(str(tmp_path) in str(value) for value in params.values()), "no paths"
-
-
-def test_a_tracker_that_is_not_installed_or_breaks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(ConfigError, match="pip install mlflow"):
-        Tracker("mlflow", tmp_path, {})
-    module = stand_in("wandb", [])
-
-    def no_network(**options: Any) -> SimpleNamespace:
-        def log(values: Any, step: int) -> None:
-            raise OSError("no route to host")
-
-        return SimpleNamespace(log=log, finish=lambda: None)
-
-    module.init = no_network  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "wandb", module)
-    tracker = Tracker("wandb", tmp_path, {})
-    tracker.log({"loss": 1.0}, 1)
-    tracker.log({"loss": 1.0}, 2)
-    tracker.close()
-    assert caplog.text.count("no route to host") == 1
 
 
 def test_a_budget_too_small_for_an_epoch_is_said_before_training(caplog: pytest.LogCaptureFixture) -> None:

@@ -35,7 +35,7 @@ class Journal:
         settings: of the training, for the tracker.
 
     Raises:
-        ConfigError: the tracker is not installed.
+        ConfigError: the tracker is not installed, or does not take a new run.
     """
 
     def __init__(
