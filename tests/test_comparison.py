@@ -53,7 +53,9 @@ def test_an_invented_mask_loses_and_two_empty_ones_do_not_count(tmp_path: Path) 
     nan, inf = math.nan, math.inf
     a = write(tmp_path / "a", {"u": nan, "v": nan}, {"u": 0, "v": 0}, {"u": "tn", "v": "tn"})
     b = write(tmp_path / "b", {"u": nan, "v": 0}, {"u": 0, "v": inf}, {"u": "tn", "v": "fp"})
-    for row in compare(a, b).rows:
+    found = compare(a, b).rows
+    assert len(found) == 2
+    for row in found:
         assert (row["n"], row["wins_a"], row["wins_b"], row["ties"]) == (0, 1, 0, 0)
         assert math.isnan(row["p"])
 

@@ -378,7 +378,9 @@ def test_eight_axis_orders_are_one_image_in_world_space():
 
 
 def test_eight_axis_orders_come_back_on_their_own_grids(tmp_path):
-    for path in sorted(real_data("nifti_48_orientations").glob("*.nii.gz")):
+    paths = sorted(real_data("nifti_48_orientations").glob("*.nii.gz"))
+    assert len(paths) == 8
+    for path in paths:
         volume = read_volume(path)
         write_volume(volume.with_data((volume.data > 40).astype(np.uint8)), tmp_path / path.name)
         source, written = nib.load(path), nib.load(tmp_path / path.name)
