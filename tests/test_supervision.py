@@ -102,9 +102,10 @@ def test_it_is_a_setting_and_the_model_is_an_ordinary_one(tmp_path: Path) -> Non
     folder = train(TASK, data, tmp_path / "run", overrides=SETTINGS | {"deep_supervision": True}, epochs=1)
     assert not any("heads" in name for name in load_model(folder).network.state_dict())
     assert merge_settings(TASK)["deep_supervision"] is False
-    grades = load_task("nuclei")
     with pytest.raises(ConfigError, match="must be true or false"):
-        merge_settings(grades, {"deep_supervision": 2})
+        merge_settings(TASK, {"deep_supervision": 2})
+    with pytest.raises(ConfigError, match="needs a task that segments, and 'shapes' is classification"):
+        merge_settings(load_task("shapes"), {"deep_supervision": True})
 
 
 def test_a_network_without_maps_is_refused() -> None:
