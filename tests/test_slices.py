@@ -20,8 +20,9 @@ from medseg3d.augmentation import Augmentation
 from medseg3d.checks import ConfigError, InputError, ModelError
 from medseg3d.inference.model import load_models
 from medseg3d.inference.predictor import Predictor
+from medseg3d.inference.setting import Wishes, at_once
 from medseg3d.inference.verify import verify
-from medseg3d.inference.windows import sliding_logits
+from medseg3d.inference.windows import WindowPlan, sliding_logits
 from medseg3d.networks import SegFormer
 from medseg3d.networks.slices import SliceNetwork, slice_as_channels
 from medseg3d.preprocessing import Preprocessing, slice_axis
@@ -236,6 +237,15 @@ def test_memory_follows_the_slice_not_the_stack() -> None:
     assert small.decoding == large.decoding
     with pytest.raises(InputError, match=r"--max-ram allows 0.001 GB.*E-MEMORY"):
         predictor(max_ram=0.001)(few)
+
+
+@pytest.mark.parametrize(("window", "slices"), [((256, 256), 32), ((64, 64), 64), ((512, 1024), 4)])
+def test_a_gpu_computes_a_batch_of_slices(window: tuple[int, int], slices: int) -> None:
+    wishes = Wishes("windows", (1, *window), 0.5)
+    plan = WindowPlan.of(SliceNetwork(network()), (500, *window), (1, *window), 0.5)
+    assert next(at_once(wishes, plan, on_gpu=True)) == slices
+    few = WindowPlan.of(SliceNetwork(network()), (3, *window), (1, *window), 0.5)
+    assert next(at_once(wishes, few, on_gpu=True)) == 3
 
 
 def test_what_is_refused() -> None:

@@ -45,7 +45,7 @@ class Predictor:
         preprocessing: what the networks were trained with.
         roi_size: window in voxels of the network grid (of slices, in each); default the task's patch size.
         overlap: part of a window that its neighbour covers too.
-        batch_size: windows per forward pass on a GPU; default 4, fewer where memory is short.
+        batch_size: windows per forward pass on a GPU; default 4, of slices and pictures up to 64, fewer where memory is short.
         device: default the GPU where there is one.
         precision: ``bf16``, ``float32``, or ``auto``: bf16 where the processor or GPU computes in it.
         dense: upsample the logits to the network grid first, then to the volume's own. Slower; what evaluators

@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 MODES = ("auto", "windows", "whole")
 MOST_WORKERS = 8
 """More windows at a time than these gain little and cost memory."""
+LEAST_WINDOWS, MOST_WINDOWS = 4, 64
+BATCH_VOXELS = 2**21
+"""Of a forward pass on a GPU, where its windows are small, as those of slices and pictures are."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def choose(
         roi = _whole(grid, network) if mode == "whole" else wishes.roi_size
         overlap = 0.0 if mode == "whole" else wishes.overlap
         plan = WindowPlan.of(network, grid.shape, roi, overlap)
-        for at_once in _at_once(wishes, plan, on_gpu):
+        for number in at_once(wishes, plan, on_gpu):
             for host in (False, True) if on_gpu else (False,):
                 memory = estimate(
                     plan,
@@ -117,7 +120,7 @@ def choose(
                     network,
                     channels=task.in_channels,
                     outputs=task.out_channels,
-                    at_once=at_once,
+                    at_once=number,
                     passes=ensemble.members if apart else 1,
                     element_bytes=2 if ensemble.autocast else 4,
                     value_bytes=value_bytes,
@@ -133,8 +136,8 @@ def choose(
                     ensemble.device,
                     ensemble.flips,
                     apart,
-                    batch_size=at_once if on_gpu else 1,
-                    workers=1 if on_gpu else at_once,
+                    batch_size=number if on_gpu else 1,
+                    workers=1 if on_gpu else number,
                     autocast=None if ensemble.holds_type else ensemble.autocast,
                     host=host,
                 )
@@ -173,11 +176,13 @@ def _whole(grid: NetworkGrid, network: nn.Module) -> tuple[int, ...]:
     return tuple(whole)
 
 
-def _at_once(wishes: Wishes, plan: WindowPlan, on_gpu: bool) -> Iterator[int]:
+def at_once(wishes: Wishes, plan: WindowPlan, on_gpu: bool) -> Iterator[int]:
     """How many windows to compute at a time, from the fastest to the thriftiest."""
     most = wishes.batch_size if on_gpu else wishes.workers
     if most is None:
-        most = 4 if on_gpu else min(torch.get_num_threads(), MOST_WORKERS)
+        most = min(torch.get_num_threads(), MOST_WORKERS)
+        if on_gpu:
+            most = max(min(BATCH_VOXELS // math.prod(plan.roi), MOST_WINDOWS), LEAST_WINDOWS)
     most = min(most, plan.count)
     while most > 1:
         yield most
