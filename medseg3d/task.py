@@ -54,6 +54,8 @@ class Task:
             plausible.
         network: preset of ``medseg3d.networks`` the task is trained with.
         kind: ``segmentation`` or ``classification``.
+        numbered: what channels are called whose files are numbered (nnU-Net's ``NAME_0000``, ``NAME_0001``), from 0 on, where no
+            ``dataset.json`` lies beside them; each channel of the task once, and names of channels that it does not use.
         ignore: label value of voxels that nobody has judged: they are neither trained on nor scored.
         train: values for the keys of train.yaml that this task wants otherwise.
         dicom: for channels, how their series is found in a DICOM study: ``modality``, and regular expressions that its
@@ -84,6 +86,7 @@ class Task:
     ignore: int | None = None
     slices: str | None = None
     neighbours: int = 0
+    numbered: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         def put(key: str, value: Any) -> None:
@@ -101,6 +104,7 @@ class Task:
             put("train", dict(self.train))
             put("ignore", None if self.ignore is None else index(self.ignore))
             put("neighbours", index(self.neighbours))
+            put("numbered", tuple(map(str, self.numbered)))
             put("dicom", {str(k): dict(v) for k, v in self.dicom.items()})
             put("codes", {str(k): tuple(map(str, v)) for k, v in self.codes.items()})
         except (AttributeError, TypeError, ValueError, IndexError) as error:
@@ -128,6 +132,11 @@ class Task:
         if any(a not in range(self.network_dims) for a in self.mirror_axes):
             refuse(f"mirror_axes {self.mirror_axes} must lie in 0..{self.network_dims - 1}, the axes of patch_size")
         self._check_slices(refuse)
+        known = [self.channel_named(name) for name in self.numbered]
+        if self.numbered and (wrong := [c for c in self.channels if known.count(c) != 1]):
+            refuse(
+                f"numbered {list(self.numbered)} must name each channel once; {wrong[0]!r} is there {known.count(wrong[0])} times"
+            )
         if set(self.write) != set(self.labels):
             refuse(f"write names {sorted(self.write)}, labels names {sorted(self.labels)}; they must be the same")
         if self.kind == "segmentation":

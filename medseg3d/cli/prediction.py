@@ -11,7 +11,7 @@ from typing import Any
 from medseg3d.checks import ConfigError
 from medseg3d.cli.exits import OK, SOME_FAILED, of_cases
 from medseg3d.cli.parser import add_json, given_flags
-from medseg3d.cli.values import names, sizes
+from medseg3d.cli.values import names, numbers, sizes
 
 
 def published_options(sub: argparse.ArgumentParser) -> None:
@@ -52,6 +52,12 @@ def predict_options(sub: argparse.ArgumentParser) -> None:
         default=[],
         metavar="[CHANNEL=]NUMBER",
         help="DICOM series, as medseg3d info numbers them, instead of what the task's rules find; may be repeated",
+    )
+    add(
+        "--channels",
+        type=numbers,
+        metavar="0000=NAME,...",
+        help="what numbered scans (NAME_0000) are, where neither a dataset.json beside them nor the model says it",
     )
     add("-o", "--output", type=Path, required=True, metavar="FOLDER")
     add(

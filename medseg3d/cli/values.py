@@ -85,3 +85,12 @@ def whole(text: str) -> int:
 def names(text: str) -> list[str]:
     """``A,B`` as names."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(text: str) -> dict[int, str]:
+    """``0000=A,0001=B`` as names by number."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    found = {int(number): name.strip() for number, _, name in pairs if number.strip().isdecimal() and name.strip()}
+    if len(found) < len(pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} must have the form 0000=NAME,0001=NAME, each number once")
+    return found

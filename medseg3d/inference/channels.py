@@ -2,16 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from medseg3d.checks import ConfigError, InputError
+from medseg3d.io.dataset import DataSet
 from medseg3d.preprocessing import NetworkGrid, Preprocessing
 from medseg3d.task import Task
 from medseg3d.volume import Volume
+
+
+def numbering_of(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """What numbered channels are called, by the tasks of one or several models; nothing, where two of them contradict."""
+    known = [task for task in tasks if task.numbered]
+    meant = {tuple(task.channel_named(name) for name in task.numbered) for task in known}
+    return tuple(known[0].numbered) if len(meant) == 1 else ()
+
+
+def numbered_as(task: Task, channels: Mapping[int, str], *, missing: Sequence[str] = ()) -> Task:
+    """A task with the numbers of channels that a user gives.
+
+    Args:
+        task: of the model.
+        channels: names by number.
+        missing: channels of the task that the scans lack, which need no number.
+
+    Raises:
+        ConfigError: names that the task does not know, or not one number for each channel.
+    """
+    names = {number: task.channel_named(name) for number, name in channels.items()}
+    words = ", ".join(f"{number:04d}={name}" for number, name in channels.items())
+    wrong = [channels[number] for number, name in names.items() if name is None]
+    left = [channel for channel in missing if channel not in names.values()]
+    given = [*names.values(), *left]
+    if wrong or any(given.count(channel) != 1 for channel in task.channels):
+        what = f"{wrong[0]!r} is no channel" if wrong else "each channel must have one number"
+        raise ConfigError(f"channels {words}: {what}; task {task.name!r} has {', '.join(task.channels)}")
+    numbered = [str(names.get(number) or f"number {number}") for number in range(max(names) + 1)]
+    return replace(task, numbered=[*numbered, *left])
+
+
+def require_numbering(data: DataSet, task: Task) -> None:
+    """Refuse scans that are not numbered as a user says.
+
+    Args:
+        data: that was found.
+        task: from ``numbered_as``.
+
+    Raises:
+        ConfigError: files without numbers, or a ``dataset.json`` that names them otherwise.
+    """
+    said, found = ([task.channel_named(n) for n in names] for names in (task.numbered, data.numbering))
+    if not found:
+        raise ConfigError(
+            f"channels are given by number, but the scans in {data.root} are not numbered (NAME_0000, ...)"
+        )
+    if any((found.index(c) if c in found else None) != said.index(c) for c in task.channels):
+        there = ", ".join(f"{i:04d}={name}" for i, name in enumerate(data.numbering))
+        raise ConfigError(
+            f"the dataset.json of {data.root} says {there}, and other channels are given; correct one of them"
+        )
 
 
 class GivenChannels:

@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 from medseg3d.checks import ConfigError, Finding, InputError, some_names
 from medseg3d.inference.batch import Batch
 from medseg3d.inference.bids import write_bids
+from medseg3d.inference.channels import numbered_as, require_numbering
 from medseg3d.inference.claims import Claims
 from medseg3d.inference.dicom_outputs import dicom_kinds
 from medseg3d.inference.extras import Draw, Extras, kept_labels
@@ -47,6 +48,7 @@ def predict_folder(
     task: Task | None = None,
     cases: Sequence[Case] | None = None,
     series: Sequence[str] = (),
+    channels: Mapping[int, str] | None = None,
     probabilities: bool = False,
     uncertainty: bool = False,
     overwrite: bool = False,
@@ -88,6 +90,8 @@ def predict_folder(
         task: whose channel names the scans go by, if not those of the model's task.
         cases: predict these, and look for none in ``input``.
         series: of DICOM, ``NUMBER`` or ``CHANNEL=NUMBER``: these series, instead of what the task's rules find.
+        channels: which channel each number of numbered scans is (nnU-Net's ``NAME_0000``), where neither a ``dataset.json`` beside
+            them nor the model says it.
         probabilities: write probabilities too.
         uncertainty: write where the models of an ensemble disagree; of one model, where its flips do (``tta``, which this
             switches on).
@@ -133,11 +137,15 @@ def predict_folder(
             f"task {task.name!r} has the channels {', '.join(task.channels)}, and the model was trained with "
             f"{', '.join(predictor.task.channels)}; give the model's own task"
         )
+    if channels:
+        task = numbered_as(task, channels, missing=predictor.missing)
     output, root = Path(output), Path(input)
     refused: dict[str, Finding] = {}
     if cases is None:
         data_set = find_cases(input, task, labels=False, missing=predictor.missing, series=series)
         logger.info("%s", data_set.describe())
+        if channels:
+            require_numbering(data_set, task)
         cases, refused = data_set.cases, dict(data_set.refused)
     if not cases and not refused:
         raise ConfigError(f"{input} holds no case to predict; see the README for the layouts that are found")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medseg3d.checks import ConfigError
-from medseg3d.inference.channels import GivenChannels
+from medseg3d.inference.channels import GivenChannels, numbering_of
 from medseg3d.inference.confidence import Calibration, Disagreement
 from medseg3d.inference.decode import full_logits, slab_axis, source_slabs
 from medseg3d.inference.empty_windows import EmptyWindows, empty_windows
@@ -133,7 +134,8 @@ class Predictor:
         """The same for models that ``load_models`` has read."""
         given = {k: v for k, v in options.items() if v is not None}
         networks = [m.network for m in models]
-        return cls(networks, models[0].task, models[0].preprocessing, **options_of_models(models, given))
+        task = replace(models[0].task, numbered=numbering_of([m.task for m in models]))
+        return cls(networks, task, models[0].preprocessing, **options_of_models(models, given))
 
     @property
     def network(self) -> nn.Module:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from medseg3d.checks import ConfigError, Finding, InputError, some_names
-from medseg3d.io.channels import resolve
+from medseg3d.io.channels import numbering, resolve
 from medseg3d.io.dataset import Case, ChannelFile, DataSet
 from medseg3d.io.dicom_places import dicom_files, holds_dicom, is_dicom_data
 from medseg3d.io.images import SUFFIXES
@@ -23,15 +24,14 @@ from medseg3d.io.layouts import (
     nested,
     subfolder,
 )
-from medseg3d.io.matching import Names, brats_labels, match_labels, read_names
+from medseg3d.io.matching import IGNORE, Names, brats_labels, match_labels, read_names
 from medseg3d.io.parts import Parts
 from medseg3d.io.split import split_cases, subject_of
 from medseg3d.io.table import read_table
 from medseg3d.task import Task
 
-__all__ = ["Case", "ChannelFile", "DataSet", "find_cases", "split_cases", "subject_of"]
-
-IGNORE = "ignore"
+__all__ = ["Case", "ChannelFile", "DataSet", "find_cases", "split_cases", "subject_of", "with_ignored"]
+logger = logging.getLogger(__name__)
 
 
 def find_cases(
@@ -104,6 +104,25 @@ def _names_near(folder: Path) -> Names | None:
     return None
 
 
+def with_ignored(task: Task, data: str | Path) -> Task:
+    """A task that ignores the voxels which the ``dataset.json`` of a data set calls so, where it says nothing of them itself.
+
+    Raises:
+        InputError: a ``dataset.json`` that cannot be read.
+    """
+    data = Path(data)
+    if task.kind != "segmentation" or task.ignore is not None or task.label_named(IGNORE) is not None:
+        return task
+    names = _names_near(data if data.is_dir() else data.parent)
+    if names is None or names.ignore is None:
+        return task
+    value = names.ignore if names.ignore not in task.values else max(task.values) + 1
+    logger.info(
+        "%s calls label %d %r: these voxels are neither trained on nor scored", names.file, names.ignore, IGNORE
+    )
+    return replace(task, ignore=value)
+
+
 def _labelled(root: Path, task: Task, names: Names | None) -> DataSet:
     pictures = task.spatial_dims == 2
     if names is not None and names.training is not None and names.file.parent == root:
@@ -173,7 +192,7 @@ def _data_set(
     called: dict[str, list[str]] = {c: [] for c in task.channels}
     refused: dict[str, Finding] = {}
     first: InputError | None = None
-    orphans = [n for n, parts in cases.items() if not parts.channels and not parts.whole]
+    orphans = [n for n, parts in cases.items() if parts.label is not None and not parts.channels and not parts.whole]
     if orphans:
         notes.append(f"labels without an image are left out: {some_names(sorted(orphans))}")
         cases = {n: parts for n, parts in cases.items() if n not in orphans}
@@ -203,8 +222,14 @@ def _data_set(
     values, value_names = _label_mapping(root, task, names, set(tails)) if labels else ({}, {})
     if labels and not value_names and task.kind == "segmentation":
         notes.append("nothing names the label values; they are taken as the task's own")
+    numbers = numbering(names, task) if any(parts.numbered for parts in cases.values()) else ()
+    if numbers and numbers == task.numbered and not (names and names.channels):
+        words = ", ".join(f"{i:04d}={name}" for i, name in enumerate(numbers))
+        notes.append(
+            f"no dataset.json names the channels; their numbers are taken as {words}, by the model, task or --channels"
+        )
     channel_names = {channel: " or ".join(words) for channel, words in called.items()}
-    return DataSet(root, layout, tuple(found), channel_names, values, tuple(notes), refused, value_names)
+    return DataSet(root, layout, tuple(found), channel_names, values, tuple(notes), refused, value_names, numbers)
 
 
 def _label_mapping(
@@ -215,11 +240,18 @@ def _label_mapping(
         return {}, {}
     ignored = {} if task.ignore is None else {task.ignore: task.ignore}
     if names is not None and names.labels:
-        if task.ignore is not None:  # nnU-Net's name for it
-            ignored |= {v: task.ignore for name, ids in names.labels.items() if name == IGNORE for v in ids}
-            names = replace(names, labels={name: ids for name, ids in names.labels.items() if name != IGNORE})
-        called = {v: n for n, ids in names.labels.items() for v in ids if v != 0 and len(ids) == 1}
-        regions = {v: n for n, ids in names.labels.items() for v in ids if v != 0}
-        return ignored | match_labels(names.labels, task, names.file), regions | called
+        labels = dict(names.labels)
+        if names.ignore is not None and task.ignore is not None:
+            ignored |= {names.ignore: task.ignore}
+        elif names.ignore is not None and task.label_named(IGNORE) is not None:
+            labels[IGNORE] = (names.ignore,)  # which the task wants to learn
+        elif names.ignore is not None:
+            message = f"label {names.ignore} is called {IGNORE!r}: not judged, and task {task.name!r} ignores nothing"
+            raise InputError(
+                "E-LABEL-NAME", message, file=names.file, fix=f"add ignore: {names.ignore} to the task file"
+            )
+        called = {v: n for n, ids in labels.items() for v in ids if v != 0 and len(ids) == 1}
+        regions = {v: n for n, ids in labels.items() for v in ids if v != 0}
+        return ignored | match_labels(labels, task, names.file), regions | called
     values, named = brats_labels(tails, task, root) or ({v: v for v in task.values}, {})
     return ignored | values, named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from medseg3d.checks import InputError
@@ -17,16 +18,25 @@ def is_rgb(task: Task) -> bool:
     return len({task.channel_named(c) for c in RGB} - {None}) == len(RGB) == task.in_channels
 
 
+def numbering(names: Names | None, task: Task) -> tuple[str, ...]:
+    """What numbered channels are called, from 0 on: as the ``dataset.json`` says, or else the task; empty where neither does."""
+    return names.channels if names is not None and names.channels else tuple(task.numbered)
+
+
 def numbered_channels(names: Names | None, task: Task, where: Path) -> list[str]:
     """The task's channel for each number; ``""`` for one that the task does not use."""
-    if names is None or not names.channels:
+    called = numbering(names, task)
+    if not called:
         if task.in_channels == 1:
             return list(task.channels)
         message = f"channels are numbered, but no dataset.json names them; task {task.name!r} needs {', '.join(task.channels)}"
-        fix = 'write a dataset.json with "channel_names": {"0": ...} beside the images'
+        fix = (
+            'write a dataset.json with "channel_names": {"0": ...} beside the images, or to predict say which is which with '
+            "--channels 0000=NAME,0001=NAME"
+        )
         raise InputError("E-CHANNEL-MISSING", message, file=where, fix=fix)
-    order = [""] * len(names.channels)
-    for channel, index in match_channels(names.channels, task, names.file).items():
+    order = [""] * len(called)
+    for channel, index in match_channels(called, task, names.file if names is not None else where).items():
         order[index] = channel
     return order
 
@@ -48,7 +58,8 @@ def resolve(parts: Parts, task: Task, names: Names | None) -> tuple[Case, dict[s
             there = [p.name for p in (*parts.channels.values(), *parts.whole)]
             raise channel_missing(missing, there, task, where.parent if where.is_file() else where)
         images = tuple(ChannelFile(parts.channels[c]) for c in task.channels)
-        called = {c: _called(parts.channels[c], names, task, c) for c in task.channels}
+        known = numbering(names, task) if parts.numbered else ()
+        called = {c: _called(parts.channels[c], known, task, c) for c in task.channels}
     elif len(parts.whole) == 1:
         images, called = _channels_of_file(parts.whole[0], task, names)
     else:
@@ -56,11 +67,11 @@ def resolve(parts: Parts, task: Task, names: Names | None) -> tuple[Case, dict[s
     return Case(parts.name, images, parts.label, parts.class_index), called
 
 
-def _called(path: Path, names: Names | None, task: Task, channel: str) -> str:
+def _called(path: Path, known: Sequence[str], task: Task, channel: str) -> str:
     stem = image_stem(path)
     number = NUMBERED.fullmatch(stem)
-    if number and names and int(number[2]) < len(names.channels):
-        return f"{names.channels[int(number[2])]} (_{number[2]})"
+    if number and int(number[2]) < len(known):
+        return f"{known[int(number[2])]} (_{number[2]})"
     cut = split_tail(stem, lambda tail: task.channel_named(tail) == channel)
     return cut[1] if cut else ("_0000" if number else "the image")
 

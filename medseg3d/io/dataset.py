@@ -58,6 +58,7 @@ class DataSet:
         notes: what a user should know, such as files that were left out.
         refused: cases to predict that cannot be, with the reason; for training any such case is an error.
         label_names: label value in the files -> what it is called there, where that is said.
+        numbering: where files are numbered by channel, what the channels are called, from 0 on.
     """
 
     root: Path
@@ -68,6 +69,7 @@ class DataSet:
     notes: tuple[str, ...] = ()
     refused: Mapping[str, Finding] = field(default_factory=dict)
     label_names: Mapping[int, str] = field(default_factory=dict)
+    numbering: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """The mapping, to be printed before the data are used."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from medseg3d.checks import ConfigError, InputError
-from medseg3d.io.channels import is_rgb, numbered_channels
+from medseg3d.io.channels import is_rgb, numbered_channels, numbering
 from medseg3d.io.dicom_magic import is_dicom
 from medseg3d.io.images import image_stem, image_suffix, is_picture
 from medseg3d.io.matching import Names
@@ -52,6 +52,7 @@ def flat(files: Sequence[Path], task: Task, names: Names | None) -> dict[str, Pa
                 case(name, path).whole.append(path)
             else:
                 _put(case(name, path), order[number], path)
+                cases[name].numbered = True
         return cases
     stems = {image_stem(p) for p in files}
     label_heads = {}  # stem of a label file -> its case
@@ -82,7 +83,7 @@ def _numbered(files: Sequence[Path], task: Task, names: Names | None) -> dict[Pa
     used = {number for _, number in found.values()}
     if len(found) < len(files) or 0 not in used:
         return {}
-    expected = range(max(len(names.channels) if names else 0, task.in_channels))
+    expected = range(max(len(numbering(names, task)), task.in_channels))
     return found if used <= set(expected) else {}
 
 
@@ -174,6 +175,7 @@ def listed(names: Names, task: Task, labels: bool) -> dict[str, Parts]:
             parts.whole = paths
         else:
             order = numbered_channels(names, task, names.file)
+            parts.numbered = any(NUMBERED.fullmatch(image_stem(path)) for path in paths)
             for number, path in zip(numbers, paths, strict=True):
                 _put(parts, order[number] if number < len(order) else "", path)
         if labels:

@@ -17,6 +17,8 @@ UNSPECIFIC = {"", "image", "img", "intensity", "channel0", "0", "grey", "gray", 
 LABELS_TO_2021 = {1: "NCR", 2: "ED", 4: "ET"}
 LABELS_SINCE_2023 = {1: "NETC", 2: "SNFH", 3: "ET"}
 """What the label values of BraTS mean; ``t1ce`` in file names says up to 2021, ``t1n``, ``t2w`` or ``t2f`` from 2023."""
+IGNORE = "ignore"
+"""What nnU-Net calls voxels that nobody has judged, in the labels of a ``dataset.json``."""
 TAILS_TO_2021 = {"t1ce"}
 TAILS_SINCE_2023 = {"t1n", "t2w", "t2f"}
 
@@ -29,6 +31,7 @@ class Names:
         file: the dataset.json.
         channels: names of the channels by index; empty where it does not say.
         labels: name -> label values (several for a region); empty where it does not say.
+        ignore: value of voxels that nobody has judged, which is no label.
         training: image and label of each case, as listed; None where no list is given (nnU-Net).
     """
 
@@ -36,6 +39,7 @@ class Names:
     channels: tuple[str, ...]
     labels: Mapping[str, tuple[int, ...]]
     training: tuple[Mapping[str, Any], ...] | None
+    ignore: int | None = None
 
 
 def read_names(file: Path) -> Names:
@@ -60,13 +64,16 @@ def read_names(file: Path) -> Names:
         labels = _label_values(content.get("labels", {}))
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise refuse(f"channel_names, modality or labels have an unknown form ({error!r})") from None
+    ignored = labels.pop(IGNORE, None)
+    if ignored is not None and (len(ignored) != 1 or ignored[0] < 1):
+        raise refuse(f"the label {IGNORE!r} is {list(ignored)}; it must be one value above 0")
     training = content.get("training")
     if training is not None and not (isinstance(training, list) and all(isinstance(t, (dict, str)) for t in training)):
         raise refuse("training is no list of {image, label}")
     listed = None if not training else tuple(t if isinstance(t, dict) else {"image": t} for t in training)
     if listed is not None and any("image" not in entry for entry in listed):
         raise refuse("an entry of training has no image")
-    return Names(file, channels, labels, listed)
+    return Names(file, channels, labels, listed, None if ignored is None else ignored[0])
 
 
 def _by_index(value: Any) -> tuple[str, ...]:

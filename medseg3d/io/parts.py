@@ -16,7 +16,12 @@ NUMBERED = re.compile(r"(.+)_(\d{4})")
 
 @dataclass
 class Parts:
-    """The files of one case, before channels are resolved; ``doubt``: why it cannot be one."""
+    """The files of one case, before channels are resolved.
+
+    Args:
+        numbered: whether the channels' files are numbered.
+        doubt: why it cannot be a case.
+    """
 
     name: str
     channels: dict[str, Path] = field(default_factory=dict)
@@ -25,6 +30,7 @@ class Parts:
     class_index: int | None = None
     where: Path | None = None
     doubt: InputError | None = None
+    numbered: bool = False
 
     def refuse(self, doubt: InputError) -> None:
         """Keep the first reason why this is no case; the others are not affected."""

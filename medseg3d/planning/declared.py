@@ -85,7 +85,7 @@ def declared_task(data: str | Path) -> Task:
     named = {n: ids for n, ids in names.labels.items() if any(ids)} if names is not None else {}
     values = named or _values(files.labels, data)
     try:
-        return Task(name, channels, values, patch, write=_painting(values))
+        return Task(name, channels, values, patch, write=_painting(values), ignore=names.ignore if names else None)
     except ConfigError as error:
         raise ConfigError(
             f"the names in {names.file if names else data} make no task ({error}); write the task by hand"

@@ -259,13 +259,16 @@ def _widened(box: Sequence[slice], shape: Sequence[int]) -> tuple[slice, ...]:
 
 def _structures(label: Volume, task: Task, thickness: bool) -> tuple[dict[str, Structure], float]:
     """What there is of each label, and the part of the image that the box about them all takes."""
-    inside = _box(label.data)
+    judged = label.data if task.ignore is None else np.where(label.data == task.ignore, 0, label.data)
+    inside = _box(judged)
     box = _widened(inside, label.shape)
     data, shape, found = label.data[0][box], label.shape, {}
     start = [s.start for s in box]
     for name, ids in task.labels.items():
         mask = data == ids[0] if len(ids) == 1 else np.isin(data, ids)
         its = _widened(_box(mask[None]), mask.shape)
+        # Beside voxels that nobody has judged, a structure may be thicker than what is drawn of it.
+        whole = task.ignore is None or not (data[its] == task.ignore).any()
         mask = mask[its]
         count = int(np.count_nonzero(mask))
         if count:
@@ -274,6 +277,6 @@ def _structures(label: Volume, task: Task, thickness: bool) -> tuple[dict[str, S
             centre = [float(n @ np.arange(len(n))) / count + its[a].start + start[a] for a, n in enumerate(along)]
             offset = tuple((c - (n - 1) / 2) / n for c, n in zip(centre, shape, strict=True))
             ml = count * math.prod(label.spacing_mm) / 1000
-            thin = thickness_mm(mask, label.spacing_mm) if thickness else None
+            thin = thickness_mm(mask, label.spacing_mm) if thickness and whole else None
             found[name] = Structure(ml, count / math.prod(shape), offset, thin)
     return found, _share_of(inside, shape) if found else 0.0

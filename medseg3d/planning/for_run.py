@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medseg3d.checks import ConfigError
 from medseg3d.io.atomic import atomic_write
+from medseg3d.io.cases import with_ignored
 from medseg3d.planning.declared import name_of
 from medseg3d.planning.plan import Plan, plan
 from medseg3d.task import Task, load_task
@@ -56,7 +57,7 @@ def task_of_run(
     """
     name = name_of_run(task, data)
     if task is not None:
-        return task if isinstance(task, Task) else load_task(task), None
+        return _given(task, data), None
     kept = Path(output or Path("runs", name)) / "configs" / TASK_FILE
     if resume and kept.exists():
         return load_task(kept), None
@@ -69,11 +70,16 @@ def task_of_folds(
 ) -> Task:
     """The same for a cross-validation in ``folder``, whose folds (on whatever machine) share the task that is kept there."""
     if task is not None:
-        return task if isinstance(task, Task) else load_task(task)
+        return _given(task, data)
     kept = folder / TASK_FILE
     if not kept.exists():
         atomic_write(kept, _planned(data, budget_s).text)
     return load_task(kept)
+
+
+def _given(task: str | Path | Task, data: str | Path | None) -> Task:
+    found = task if isinstance(task, Task) else load_task(task)
+    return found if data is None else with_ignored(found, data)
 
 
 def _planned(data: str | Path | None, budget_s: float | None) -> Plan:

@@ -94,6 +94,8 @@ def plan(data: str | Path, *, budget_s: float | None = None, memory_gb: float = 
     """
     declared = declared_task(data)
     dataset = find_cases(data, declared, labels=True)
+    if declared.in_channels > 1:
+        declared = replace(declared, numbered=dataset.numbering)
     for note in dataset.notes:
         logger.info("note: %s", note)
     fingerprint, findings = measure(dataset, declared)
@@ -115,7 +117,9 @@ def plan(data: str | Path, *, budget_s: float | None = None, memory_gb: float = 
     findings = [*findings, *_together(fingerprint, chosen.task, Path(data))]
     task = chosen.task
     heading = _heading(fingerprint, task, memory_gb, budget_s)
-    return Plan(Path(data), task, dict(chosen.reasons), fingerprint, tuple(dict.fromkeys(findings)), heading)
+    return Plan(
+        Path(data), task, _reasons(task) | dict(chosen.reasons), fingerprint, tuple(dict.fromkeys(findings)), heading
+    )
 
 
 def _choose(fingerprint: Fingerprint, limits: Limits, network: str = "default") -> Choices:
@@ -134,6 +138,13 @@ def _choose(fingerprint: Fingerprint, limits: Limits, network: str = "default") 
             f"{limits.memory_gb:g} GB hold no training of this network; give at least {2 * least / GB:.1f} GB"
         )
     return choose(fingerprint, build, limits, network_name=network)
+
+
+def _reasons(task: Task) -> dict[str, str]:
+    """For what a ``dataset.json`` says."""
+    ignore = "so dataset.json calls voxels that nobody has judged: neither trained on nor scored"
+    numbered = "what _0000, _0001, ... are in dataset.json, for scans to predict that have none"
+    return ({} if task.ignore is None else {"ignore": ignore}) | ({"numbered": numbered} if task.numbered else {})
 
 
 def _settings(task: Task) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import yaml
 from medseg3d.task import Task
 
 WIDTH = 132
-DEFAULTS = ("ids", "aliases", "dicom")
+DEFAULTS = ("ids", "aliases", "dicom", "ignore", "numbered")
 """Left out where empty."""
 
 
@@ -27,9 +27,11 @@ def render(task: Task, reasons: Mapping[str, str], heading: Sequence[str]) -> st
     order = [
         "name",
         "channels",
+        "numbered",
         "labels",
         "aliases",
         "ids",
+        "ignore",
         "spacing_mm",
         "patch_size",
         "intensity",

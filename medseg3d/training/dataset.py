@@ -209,6 +209,7 @@ def dataset_as_dict(dataset: DataSet, parts: Mapping[str, Sequence[Case]]) -> di
         "layout": dataset.layout,
         "channel_names": dict(dataset.channel_names),
         "label_values": {str(k): v for k, v in dataset.label_values.items()},
+        "numbering": list(dataset.numbering),
         **{part: [case_dict(case) for case in cases] for part, cases in parts.items()},
     }
 
@@ -235,6 +236,7 @@ def dataset_from_dict(values: Mapping[str, Any], root: str | Path) -> tuple[Data
         channel_names=dict(values["channel_names"]),
         label_values={int(k): int(v) for k, v in values["label_values"].items()},
         notes=(),
+        numbering=tuple(map(str, values.get("numbering", ()))),
     )
     return dataset, parts
 

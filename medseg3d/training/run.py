@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,8 @@ def _begin(
     if stored is None:
         settings = merge_settings(task, task.train, sample_settings, *map(_absolute_paths, changes))
     else:
-        if Task.from_dict(stored.get("task") or {}) != task:  # of an earlier version, it may lack keys
+        begun = Task.from_dict(stored.get("task") or {})  # of an earlier version, it may lack keys
+        if replace(begun, numbered=task.numbered) != task:
             raise ConfigError(
                 f"{folder} was begun with another version of task {task.name!r}; give another output folder (-o)"
             )
@@ -136,8 +138,10 @@ def _begin(
         before = {k: v for k, v in stored.items() if k in defaults and v != defaults[k]}
         settings = merge_settings(task, before, *map(_absolute_paths, changes))
         refuse_code("statistics", stored.get("statistics"))
-    chosen = task_with(task, **{name: settings[name] for name in TASK_SETTINGS})
     dataset, parts = split_data(source, task, validation_fraction, split, folder if stored else None)
+    if len(dataset.numbering) > 1:  # so that scans which are numbered alike need no dataset.json beside them
+        task = replace(task, numbered=dataset.numbering)
+    chosen = task_with(task, **{name: settings[name] for name in TASK_SETTINGS})
     if stored is None:
         check_once(dataset, parts, chosen, cache=settings["cache"])
     if stored is not None:
