@@ -4,8 +4,8 @@
 
 The hippocampus scans of MSD Task04 (1 mm) as a clinic would have them: coronal slices of 6 mm, each the mean of what it covers,
 its label the one that most of it has. ``3d`` is what ``medseg3d plan`` chooses for them; ``slices`` has the same spacing within
-slices, the same intensities and the same encoder in 2D, ``slices+1`` sees one slice on either side, too. ``3d-strides`` is the plan
-with strides that keep slices apart. A quarter of the cases is tested, on the thick grid, and no arm sees it before.
+slices, the same intensities and the same encoder in 2D, ``slices+1`` sees one slice on either side, too. A quarter
+of the cases is tested, on the thick grid, and no arm sees it before.
 Needs the real data (MEDSEG3D_DATA); ``--quick`` makes phantoms up.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ ACROSS = 1
 """The RAS axis across the slices: posterior-anterior, as coronal slices have it."""
 TESTED = 4
 """Every so many cases one is tested."""
-ARMS = ("3d", "slices", "slices+1", "3d-strides")
+SLICED = re.compile(r"slices(?:\+(\d))?")
 NAMES = {"labels": {"background": 0, "anterior": 1, "posterior": 2}, "channel_names": {"0": "MRI"}}
 QUICK = {
     "epochs": 1,
@@ -122,29 +123,17 @@ def tasks(data: Path, seconds: float, arms: list[str], *, quick: bool) -> dict[s
         "patch_size": patch,
         "mirror_axes": tuple(within.index(a) for a in planned.mirror_axes if a in within),
         "slices": "thickest",
-        "train": {**train, "batch_size": int(min(max(batch, 8), 32))},
+        "train": {**train, "batch_size": int(min(max(batch, 8), 32))} | {"network": {}},  # strides are of three axes
     }
-    apart = [4, 4, 4]
-    apart[ACROSS] = 1
-    found = {
-        "3d": replace(planned, name="volumes", train=train),
-        "slices": replace(planned, name="slices", **sliced),
-        "slices+1": replace(planned, name="slices1", neighbours=1, **sliced),
-        "3d-strides": replace(
-            planned,
-            name="strides",
-            spacing_mm=tuple(
-                float(whole.fingerprint.spacing_mm[a]) if a == ACROSS else s for a, s in enumerate(spacing)
-            ),
-            patch_size=tuple(16 if a == ACROSS else n for a, n in enumerate(planned.patch_size)),
-            train={**train, "network.strides": [apart, 2, 2, 2]},
-        ),
-    }
+    found = {"3d": replace(planned, name="volumes", train=train)}
+    for arm in arms:
+        if match := SLICED.fullmatch(arm):
+            found[arm] = replace(planned, name=arm, neighbours=int(match[1] or 0), **sliced)
     return {name: found[name] for name in arms}
 
 
-def score(task: Task, folder: Path, seconds: float, *, quick: bool) -> dict[str, float]:
-    """Train, predict the tested cases, and give the mean Dice of each case."""
+def score(task: Task, folder: Path, seconds: float, *, quick: bool) -> tuple[dict[str, float], float]:
+    """Train, predict the tested cases, and give the mean Dice of each case, and the minutes that the training took."""
     began = time.monotonic()
     overrides: dict[str, Any] = {}
     if quick:
@@ -160,22 +149,22 @@ def score(task: Task, folder: Path, seconds: float, *, quick: bool) -> dict[str,
     cases: dict[str, list[float]] = {}
     for row in rows:
         cases.setdefault(str(row["case"]), []).append(float(row["dice"]))
-    print(f"  {task.name}: trained for {trained / 60:.1f} minutes", flush=True)
-    return {name: float(np.nanmean(values)) for name, values in cases.items()}
+    print(f"  trained for {trained / 60:.1f} minutes", flush=True)
+    return {name: float(np.nanmean(values)) for name, values in cases.items()}, trained / 60
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20.0, help="of training, for each arm")
     parser.add_argument("--thickness", type=int, default=6, metavar="MM", help="of the slices")
-    parser.add_argument("--arms", default="3d,slices,slices+1", help=f"of {', '.join(ARMS)}")
+    parser.add_argument("--arms", default="3d,slices,slices+1", help="of 3d, slices, slices+N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a flat JSON object")
     parser.add_argument("--quick", action="store_true", help="phantoms and two steps, to see that it works")
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="keep data and runs here")
     options = parser.parse_args()
     arms = options.arms.split(",")
-    if unknown := [arm for arm in arms if arm not in ARMS]:
-        parser.error(f"arm {unknown[0]!r} is none of {', '.join(ARMS)}")
+    if unknown := [arm for arm in arms if arm != "3d" and not SLICED.fullmatch(arm)]:
+        parser.error(f"arm {unknown[0]!r} is none of 3d, slices, slices+N")
     figures: dict[str, Any] = {"minutes": options.minutes, "thickness_mm": options.thickness}
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.work or Path(temporary)
@@ -187,7 +176,7 @@ def main() -> None:
             print(
                 f"{name}: patch {list(task.patch_size)} at {list(task.spacing_mm or ())} mm, {task.train}", flush=True
             )
-            scores[name] = score(task, folder, 60 * options.minutes, quick=options.quick)
+            scores[name], figures[f"{name}.minutes"] = score(task, folder, 60 * options.minutes, quick=options.quick)
     print(f"\nMean Dice of the tested cases\n{machine()}")
     for name, cases in scores.items():
         low, high = mean_interval(list(cases.values()))

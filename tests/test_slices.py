@@ -263,7 +263,7 @@ def test_models_that_do_not_belong_together(tmp_path: Path) -> None:
     write_model(tmp_path / "between", replace(DISC, neighbours=1), network(3))
     with pytest.raises(ModelError, match="prepare scans in different ways"):
         load_models([tmp_path / "axial", tmp_path / "coronal"])
-    with pytest.raises(ModelError, match="with neighbours 1 and .* with 0"):
+    with pytest.raises(ModelError, match=r"with neighbours 1 and .* with 0"):
         load_models([tmp_path / "axial", tmp_path / "between"])
     write_model(tmp_path / "wrong", replace(DISC, neighbours=1), network(1))
     with pytest.raises(ModelError, match="1 in_channels and task 'disc' needs 3"):
