@@ -35,7 +35,7 @@ def normalise(
 
     Args:
         data: float32 ``(*spatial)``.
-        intensity: one of ``medseg3d.task.INTENSITIES``.
+        intensity: one of ``medseg3d.task_rules.INTENSITIES``.
         statistics: of the channel, for ``ct``: a mapping with the keys ``STATISTICS``.
         scale: for ``range``: the volume's ``full_scale``.
         slice_axis: for ``minmax_slices``; None takes all as one slice.

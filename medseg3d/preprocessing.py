@@ -15,7 +15,8 @@ from torch import Tensor
 from medseg3d.checks import ConfigError, InputError
 from medseg3d.intensity import STATISTICS, full_scale, normalise
 from medseg3d.interpolation import SNAP, interpolate, largest_mask, positions
-from medseg3d.task import INTENSITIES, SLICES, Task
+from medseg3d.task import Task
+from medseg3d.task_rules import INTENSITIES, SLICES
 from medseg3d.volume import AxisMap, Grid, Volume
 
 EQUALLY_THICK = 0.99
@@ -64,13 +65,13 @@ class Preprocessing:
     Args:
         spatial_dims: 2 or 3.
         spacing_mm: of the network grid per RAS axis; None keeps each volume's own.
-        intensity: one of ``medseg3d.task.INTENSITIES``. ``minmax_slices`` scales each slice: of ``slices``, or of the last
+        intensity: one of ``medseg3d.task_rules.INTENSITIES``. ``minmax_slices`` scales each slice: of ``slices``, or of the last
             network axis, in RAS order the inferior-superior one, the last stored axis of the published recipe's files. The
             minimum and maximum are those of the scan's whole slice, not of the cropped part; a 2D image is one slice.
             ``range`` divides integers by their type's maximum, and floats, whose type no longer says it, by the
             smallest of 1, 255 and 65535 that holds every value of the volume.
         crop: cut to the bounding box of the voxels that are not zero in every channel.
-        slices: one of ``medseg3d.task.SLICES``: the network's first axis runs across slices, which stay as far apart as they
+        slices: one of ``medseg3d.task_rules.SLICES``: the network's first axis runs across slices, which stay as far apart as they
             are; ``spacing_mm`` is then that of a slice's two axes, in RAS order.
         statistics: for ``ct``, per channel ``low`` and ``high`` to clip at, then ``mean`` and ``std`` to scale by.
 
@@ -248,7 +249,7 @@ def slice_axis(grid: Grid, slices: str) -> int:
 
     Args:
         grid: of a volume.
-        slices: one of ``medseg3d.task.SLICES``.
+        slices: one of ``medseg3d.task_rules.SLICES``.
     """
     if slices != "thickest":
         return SLICES.index(slices)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from operator import index
@@ -12,22 +11,7 @@ from typing import Any
 import yaml
 
 from medseg3d.checks import ConfigError
-
-INTENSITIES = ("zscore", "ct", "range", "minmax_slices")
-"""zscore: per channel, mean 0 and deviation 1 over its non-zero part. ct: clipped to the 0.5 and 99.5 percentile of the
-labelled voxels of the training set and scaled by their mean and deviation. range: the type's range to 0..1.
-minmax_slices: each slice of the last axis to 0..1 (the published SegFormer3D recipe)."""
-KINDS = ("segmentation", "classification")
-SLICES = ("sagittal", "coronal", "axial", "thickest")
-"""What slices a 2D network sees volumes in: those across left-right, posterior-anterior or inferior-superior (the first three,
-in this order), or those along whose normal a scan's voxels are largest, its own thick slices."""
-MOST_NEIGHBOURS = 8
-DICOM_RULE = {"modality": str, "description": str, "without": str, "contrast": bool}
-
-
-def plain_name(name: str) -> str:
-    """Lower case, letters and digits alone: how names are compared."""
-    return re.sub(r"[\W_]", "", name.casefold())
+from medseg3d.task_rules import check_task, plain_name
 
 
 @dataclass(frozen=True)
@@ -111,105 +95,7 @@ class Task:
             raise ConfigError(
                 f"task {self.name!r}: a value has the wrong form ({error}); see configs/tasks for examples"
             ) from None
-        self._check()
-
-    def _check(self) -> None:
-        def refuse(message: str) -> None:
-            raise ConfigError(f"task {self.name!r}: {message}")
-
-        if not self.channels:
-            refuse("no channels; name at least one")
-        if not self.labels:
-            refuse("no labels; name at least one")
-        if len(self.patch_size) not in (2, 3) or min(self.patch_size) < 1:
-            refuse(f"patch_size {self.patch_size} must be 2 or 3 positive sizes")
-        if self.spacing_mm is not None and (len(self.spacing_mm) != self.network_dims or min(self.spacing_mm) <= 0):
-            refuse(f"spacing_mm {self.spacing_mm} must be {self.network_dims} positive numbers, as patch_size has axes")
-        if self.intensity not in INTENSITIES:
-            refuse(f"intensity {self.intensity!r} is none of {', '.join(INTENSITIES)}")
-        if self.kind not in KINDS:
-            refuse(f"kind {self.kind!r} is none of {', '.join(KINDS)}")
-        if any(a not in range(self.network_dims) for a in self.mirror_axes):
-            refuse(f"mirror_axes {self.mirror_axes} must lie in 0..{self.network_dims - 1}, the axes of patch_size")
-        self._check_slices(refuse)
-        known = [self.channel_named(name) for name in self.numbered]
-        if self.numbered and (wrong := [c for c in self.channels if known.count(c) != 1]):
-            refuse(
-                f"numbered {list(self.numbered)} must name each channel once; {wrong[0]!r} is there {known.count(wrong[0])} times"
-            )
-        if set(self.write) != set(self.labels):
-            refuse(f"write names {sorted(self.write)}, labels names {sorted(self.labels)}; they must be the same")
-        if self.kind == "segmentation":
-            if any(i < 1 or i > 65535 for ids in self.labels.values() for i in ids):
-                refuse(f"label ids must lie in 1..65535 (0 is background), got {dict(self.labels)}")
-            self._check_painting(refuse)
-            if self.ignore is not None and (self.ignore in self.values or not 1 <= self.ignore <= 65535):
-                refuse(
-                    f"ignore {self.ignore} must lie in 1..65535 and be no value of a label (labels have {self.values})"
-                )
-        if unknown := sorted(set(self.aliases) - set(self.labels)):
-            refuse(f"aliases name {unknown[0]!r}, which is no label; labels are {', '.join(self.labels)}")
-        if unknown_ids := sorted(set(self.ids) - {0, *self.values}):
-            refuse(f"ids name the value {unknown_ids[0]}, which no label holds; values are {self.values}")
-        self._check_dicom(refuse)
-        for name, code in self.codes.items():
-            if self.label_named(name) is None and self.id_named(name) is None:
-                refuse(f"codes name {name!r}, which is no label; labels are {', '.join(self.labels)}")
-            if len(code) not in (4, 5):
-                refuse(
-                    f"the code of {name} is {list(code)}; it must be category, scheme, value, meaning and maybe a side"
-                )
-        labels = {name: (name, *self.aliases.get(name, ())) for name in self.labels}
-        for what, names in (
-            ("channel", {c: (c, *aliases) for c, aliases in self.channels.items()}),
-            ("label", labels),
-            ("value", {str(value): aliases for value, aliases in self.ids.items()}),
-        ):
-            seen: dict[str, str] = {}
-            for key, aliases in names.items():
-                for alias in aliases:
-                    if seen.setdefault(plain_name(alias), key) != key:
-                        refuse(f"the name {alias!r} means both {what} {seen[plain_name(alias)]!r} and {key!r}")
-
-    def _check_slices(self, refuse: Any) -> None:
-        if self.slices is not None:
-            if self.slices not in SLICES:
-                refuse(f"slices {self.slices!r} is none of {', '.join(SLICES)}")
-            if self.network_dims != 2:
-                refuse(
-                    f"patch_size {self.patch_size} must be the 2 sizes of a slice, since slices: {self.slices} is given"
-                )
-            if self.kind != "segmentation":
-                refuse(f"slices: {self.slices} is for segmentation; a class belongs to a whole scan")
-        most = 0 if self.slices is None else MOST_NEIGHBOURS
-        if not 0 <= self.neighbours <= most:
-            hint = "" if self.slices else f"; without slices ({', '.join(SLICES)}) there are none"
-            refuse(f"neighbours {self.neighbours} must lie in 0..{most}{hint}")
-
-    def _check_dicom(self, refuse: Any) -> None:
-        for channel, rule in self.dicom.items():
-            if unknown := sorted(set(rule) - set(DICOM_RULE)):
-                refuse(f"the dicom rule of {channel} has the key {unknown[0]!r}; known are {', '.join(DICOM_RULE)}")
-            for key, value in rule.items():
-                if not isinstance(value, DICOM_RULE[key]):
-                    refuse(f"the dicom rule of {channel} has {key}: {value!r}, which is no {DICOM_RULE[key].__name__}")
-            for key in ("description", "without"):
-                try:
-                    re.compile(rule.get(key, ""))
-                except re.error as error:
-                    refuse(f"the dicom rule of {channel} has {key}: {rule[key]!r}, no regular expression ({error})")
-
-    def _check_painting(self, refuse: Any) -> None:
-        """Painting a label map's regions must give a map with the same regions (DESIGN.md, decision 5)."""
-        for value in self.values:
-            inside = [name for name in self.write if value in self.labels[name]]
-            painted = self.write[inside[-1]]
-            again = [name for name in self.write if painted in self.labels[name]]
-            if again != inside:
-                refuse(
-                    f"value {value} lies in {inside}, but is written as {painted}, which reads back as {again}; "
-                    "list write from large to small regions and give each a value of its own"
-                )
+        check_task(self)
 
     @property
     def spatial_dims(self) -> int:

@@ -16,6 +16,7 @@ from medseg3d import SegFormer, load_task, predict_folder, read_volume
 from medseg3d.checks import ConfigError, ModelError
 from medseg3d.cli import main
 from medseg3d.export import FORMATS, export
+from medseg3d.export.compare import thin
 from medseg3d.inference.model import load_model
 from medseg3d.networks import SegFormerClassifier, build_network
 from medseg3d.networks.portable import portable
@@ -266,6 +267,32 @@ assert '"shell"' in extra["metadata.json"]
         assert (
             relative_error(torch.load(tmp_path / "logits.pt", weights_only=True), load_model(run).network(image)) < 1e-4
         )
+
+
+THICK = [[4, 4, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
+"""Strides of a network that steps by 32 in the plane and by 8 across the slices."""
+
+
+def thick_slices(folder: Path, patch: list[int]) -> Path:
+    config = {"name": "segformer", "spatial_dims": 3, "in_channels": 1, "out_channels": 3, "strides": THICK, **NETWORK}
+    return write_model(folder, ball_task(patch_size=patch), filled(build_network(config)), phantom=True)
+
+
+def test_axes_of_one_coarsest_cell_are_thin(run, tmp_path) -> None:
+    assert thin(load_model(run)) == (False, False, True)  # a window of 48 x 40 x 16, and cells of 32
+    assert thin(load_model(thick_slices(tmp_path / "a", [64, 32, 16]))) == (False, True, False)  # cells of 32, 32, 8
+    assert thin(load_model(thick_slices(tmp_path / "b", [64, 64, 8]))) == (False, False, True)
+
+
+@pytest.mark.slow
+def test_pt2_of_thick_slices_runs_at_any_number_of_them(tmp_path) -> None:
+    run = thick_slices(tmp_path / "run", [64, 48, 16])
+    path = export(run, "pt2", tmp_path / "thick.pt2").path
+    program, network = torch.export.load(path).module(), load_model(run).network
+    for slices in (16, 24, 31):
+        image = noise(2, 1, 40, 66, slices)
+        with torch.no_grad():
+            assert relative_error(program(image), network(image)) < 1e-4
 
 
 def test_a_bundle_is_written_without_monais_noise(run, tmp_path, capfd) -> None:

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "medseg3d"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"checks", "termination", "doctor"},
-    {"volume", "task", "interpolation"},
+    {"volume", "task", "task_rules", "interpolation"},
     {"io", "metrics", "networks"},
     {"intensity", "preprocessing", "postprocessing", "augmentation", "download", "weights"},
     {"pairs", "inspection", "statistics", "nnunet"},
@@ -33,6 +33,7 @@ WITHOUT_MONAI = {
     "checks",
     "volume",
     "task",
+    "task_rules",
     "interpolation",
     "io",
     "metrics",
@@ -43,7 +44,7 @@ WITHOUT_MONAI = {
     "evaluation",
     "cli",
 }
-WITHOUT_TORCH = {"checks", "volume", "task", "io", "metrics", "report", "cli"}
+WITHOUT_TORCH = {"checks", "volume", "task", "task_rules", "io", "metrics", "report", "cli"}
 
 
 def part(path: Path) -> str:

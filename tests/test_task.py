@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from medseg3d.checks import ConfigError
-from medseg3d.task import Task, load_task, plain_name, task_folder, task_names
+from medseg3d.task import Task, load_task, task_folder, task_names
+from medseg3d.task_rules import plain_name
 
 TASKS = ["acdc", "brats", "brats-segformer3d", "btcv", "hippocampus", "nuclei", "organ_ct", "shapes", "spleen"]
 MINIMAL = {"name": "t", "channels": {"CT": []}, "labels": {"a": [1]}, "patch_size": [32, 32, 32]}

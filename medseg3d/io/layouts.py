@@ -12,7 +12,8 @@ from medseg3d.io.dicom_magic import is_dicom
 from medseg3d.io.images import image_stem, image_suffix, is_picture
 from medseg3d.io.matching import Names
 from medseg3d.io.parts import NUMBERED, Parts, duplicate, is_label_name, must_exist, split_tail
-from medseg3d.task import Task, plain_name
+from medseg3d.task import Task
+from medseg3d.task_rules import plain_name
 
 IMAGE_FOLDERS = ("imagestr", "images", "image", "imgs", "img", "scans", "volumes")
 LABEL_FOLDERS = ("labelstr", "labels", "label", "masks", "mask", "segmentations", "annotations")

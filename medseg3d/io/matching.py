@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d.checks import InputError
-from medseg3d.task import Task, plain_name
+from medseg3d.task import Task
+from medseg3d.task_rules import plain_name
 
 UNSPECIFIC = {"", "image", "img", "intensity", "channel0", "0", "grey", "gray", "nonorm", "zscore"}
 """Channel names that say nothing against any task of one channel (nnU-Net names normalisations)."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medseg3d.checks import InputError
-from medseg3d.task import plain_name
+from medseg3d.task_rules import plain_name
 
 LABEL_TAILS = {"seg", "segm", "segmentation", "label", "labels", "mask", "gt", "groundtruth"}
 NUMBERED = re.compile(r"(.+)_(\d{4})")

@@ -13,7 +13,8 @@ import yaml
 from numpy.typing import NDArray
 
 from medseg3d.checks import ConfigError, InputError, tell
-from medseg3d.task import Task, plain_name
+from medseg3d.task import Task
+from medseg3d.task_rules import plain_name
 
 PRIVATE_SCHEME = "99MEDSEG3D"
 """Coding scheme of the names that no other scheme is known for; DICOM PS3.16 leaves those that begin with 99 to all."""

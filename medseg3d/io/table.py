@@ -10,7 +10,8 @@ from medseg3d.checks import ConfigError, InputError
 from medseg3d.io.images import image_stem
 from medseg3d.io.matching import channel_missing
 from medseg3d.io.parts import LABEL_TAILS, Parts, duplicate, must_exist
-from medseg3d.task import Task, plain_name
+from medseg3d.task import Task
+from medseg3d.task_rules import plain_name
 
 
 def read_table(file: Path, task: Task, labels: bool) -> tuple[dict[str, Parts], list[str]]:

@@ -16,7 +16,8 @@ from medseg3d.io.images import PICTURE_SUFFIXES, RGB, image_stem, image_suffix, 
 from medseg3d.io.layouts import IMAGE_FOLDERS, LABEL_FOLDERS, case_folders, image_files, subfolder
 from medseg3d.io.matching import TAILS_SINCE_2023, TAILS_TO_2021, Names, read_names
 from medseg3d.io.parts import LABEL_TAILS, NUMBERED, is_label_name, split_tail
-from medseg3d.task import Task, load_task, plain_name
+from medseg3d.task import Task, load_task
+from medseg3d.task_rules import plain_name
 
 LOOKED_AT = 128
 """Label maps that are read for their values, where nothing names them; spread evenly."""
