@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,15 +13,20 @@ from medseg3d.checks import ModelError
 from medseg3d.inference.model import TrainedModel
 
 SEED = 20210531
-THIN = 33
-"""Below this an axis of the window may be fixed in an export: one cell at the coarsest level is a special case to tracers."""
+
+
+def thin(model: TrainedModel) -> tuple[bool, ...]:
+    """Which axes of the window hold one cell of the coarsest level: a special case to tracers, which may fix such an axis."""
+    encoder: Any = model.network.encoder
+    cells = [math.prod(stage[axis] for stage in encoder.strides) for axis in range(len(model.roi_size))]
+    return tuple(n <= cell for n, cell in zip(model.roi_size, cells, strict=True))
 
 
 def sizes_for(model: TrainedModel) -> tuple[tuple[int, ...], ...]:
     """The model's window, and an image whose axes are all different and fit nothing, but where the window is thin."""
     dims = model.task.network_dims
     odd = [45, 66, 51] if dims == 3 else [93, 70]
-    odd = [own if own < THIN else n for n, own in zip(odd, model.roi_size, strict=True)]
+    odd = [own if fixed else n for n, own, fixed in zip(odd, model.roi_size, thin(model), strict=True)]
     # A window can be large; what is compared is the function, not the memory.
     window = tuple(min(n, 96 if dims == 3 else 512) for n in model.roi_size)
     return window, tuple(odd)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from medseg3d.export.compare import THIN
+from medseg3d.export.compare import thin
 from medseg3d.inference.model import METADATA, TrainedModel
 from medseg3d.networks.portable import portable
 
@@ -24,13 +24,13 @@ def program(model: TrainedModel, *, fixed: bool) -> ExportedProgram:
 
     Args:
         model: its weights are baked in.
-        fixed: trace axes of the window that are below ``THIN`` as they are, for runtimes that hold to what was traced.
+        fixed: trace axes of the window that are ``thin`` as they are, for runtimes that hold to what was traced.
     """
     # No two axes alike, and none a multiple of what the network divides by, so that the tracer assumes neither.
     sizes = [70, 93, 41][: model.task.network_dims]
     axes: dict[int, Any] = {0: Dim.AUTO, **dict.fromkeys(range(2, 2 + len(sizes)), Dim.AUTO)}
-    for i, n in enumerate(model.roi_size):
-        if fixed and n < THIN:
+    for i, (n, single) in enumerate(zip(model.roi_size, thin(model), strict=True)):
+        if fixed and single:
             sizes[i], axes[i + 2] = n, Dim.STATIC
     image = torch.zeros(2, len(model.task.inputs), *sizes)
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):

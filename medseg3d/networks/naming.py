@@ -133,7 +133,7 @@ MMSEG = Family(
     options={"norm_eps": 1e-6},
 )
 OURS = Family(
-    "medseg3d",
+    "medseg3d's SegFormer",
     r"^(encoder\.)?stages\.\d\.embed\.proj\.",
     (),
     ((r"^stages\.", "encoder.stages."),),
