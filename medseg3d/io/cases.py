@@ -224,9 +224,9 @@ def _data_set(
         notes.append("nothing names the label values; they are taken as the task's own")
     numbers = numbering(names, task) if any(parts.numbered for parts in cases.values()) else ()
     if numbers and numbers == task.numbered and not (names and names.channels):
-        words = ", ".join(f"{i:04d}={name}" for i, name in enumerate(numbers))
+        taken = ", ".join(f"{i:04d}={name}" for i, name in enumerate(numbers))
         notes.append(
-            f"no dataset.json names the channels; their numbers are taken as {words}, by the model, task or --channels"
+            f"no dataset.json names the channels; their numbers are taken as {taken}, by the model, task or --channels"
         )
     channel_names = {channel: " or ".join(words) for channel, words in called.items()}
     return DataSet(root, layout, tuple(found), channel_names, values, tuple(notes), refused, value_names, numbers)
@@ -252,6 +252,7 @@ def _label_mapping(
             )
         called = {v: n for n, ids in labels.items() for v in ids if v != 0 and len(ids) == 1}
         regions = {v: n for n, ids in labels.items() for v in ids if v != 0}
-        return ignored | match_labels(labels, task, names.file), regions | called
+        unjudged = {} if task.ignore is None or names.ignore is None else {names.ignore: IGNORE}
+        return ignored | match_labels(labels, task, names.file), regions | called | unjudged
     values, named = brats_labels(tails, task, root) or ({v: v for v in task.values}, {})
     return ignored | values, named

@@ -143,7 +143,7 @@ def _choose(fingerprint: Fingerprint, limits: Limits, network: str = "default") 
 def _reasons(task: Task) -> dict[str, str]:
     """For what a ``dataset.json`` says."""
     ignore = "so dataset.json calls voxels that nobody has judged: neither trained on nor scored"
-    numbered = "what _0000, _0001, ... are in dataset.json, for scans to predict that have none"
+    numbered = "what _0000, _0001, ... are by dataset.json; counts for scans with none beside them"
     return ({} if task.ignore is None else {"ignore": ignore}) | ({"numbered": numbered} if task.numbered else {})
 
 
