@@ -112,7 +112,9 @@ class Listing:
     @property
     def remarks(self) -> tuple[Finding, ...]:
         """The findings for one who looks at labels, too: that there is nothing but these is no fault."""
-        return tuple(f for f in self.findings if not (self.labels and f.code == "E-FORMAT" and f.file == str(self.root)))
+        return tuple(
+            f for f in self.findings if not (self.labels and f.code == "E-FORMAT" and f.file == str(self.root))
+        )
 
     @property
     def empty(self) -> bool:
