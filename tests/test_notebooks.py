@@ -28,7 +28,7 @@ def text_of(cell: nbformat.NotebookNode) -> str:
 
 def kinds_of(cell: nbformat.NotebookNode) -> list[str]:
     """What kinds of output a cell has, pictures among them."""
-    return [kind for o in cell.get("outputs", []) for kind in o.get("data", {o.get("name", o.output_type): ""})]
+    return [kind for o in cell.get("outputs", []) for kind in sorted(o.get("data", [o.get("name", o.output_type)]))]
 
 
 def shape_of(text: str) -> str:
