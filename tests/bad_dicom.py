@@ -174,6 +174,8 @@ def structure_set(folder: Path) -> Made:
     ):
         dataset = patient(uid(modality), sop_class)
         dataset.Modality, dataset.SOPInstanceUID = modality, uid(modality, 1)
+        if modality == "RTSTRUCT":
+            dataset.StructureSetROISequence, dataset.ROIContourSequence = Items([]), Items([])
         save(dataset, folder / name)
     return Made(folder, truth(noise()))
 

@@ -36,6 +36,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_reading_is_silent_and_the_users_own_reading_is_not(odd: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "pydicom")  # which the command line, or pydicom's own settings, may have raised
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         listing = find_series(odd)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg3d.networks import segformer
-from medseg3d.training.shares import Shares, draws_at_random
+from medseg3d.training.shares import Shares, draws_at_random, one_thread
 
 
 @pytest.fixture
@@ -19,6 +19,13 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def single_thread() -> Iterator[None]:
+    """Where sums have one order."""
+    with one_thread():
+        yield
 
 
 def network() -> nn.Module:
@@ -59,7 +66,7 @@ def test_the_gradient_is_that_of_the_batch(two_threads: None) -> None:
         torch.testing.assert_close(one.grad, other.grad, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_gradients_lie_in_memory_as_the_weights_do() -> None:
+def test_gradients_lie_in_memory_as_the_weights_do(single_thread: None) -> None:
     """A fused optimizer goes by memory: of a transposed gradient every weight would take another's step."""
     mine, whole = network(), network()
     images = torch.randn(2, 1, 64, 64)
