@@ -1,4 +1,4 @@
-"""Pages that mkdocs makes from the code: one per verb of the command line, and the files that pages link to outside of docs/.
+"""Pages that mkdocs makes from the code: one per verb of the command line, the notebooks, and the files that pages link to.
 
 A verb's own words (what for, an example) are in docs/verbs/NAME.md, where there is such a file; usage, arguments and options are
 those of the parser, so they cannot fall behind it.
@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"\]\(((?:\.\./)+[\w./-]+)\)")
 SOURCES = "source"
 """Folder of the site for files from outside of docs/."""
+NOTEBOOKS = "notebooks"
+"""Folder of the notebooks, in the repository and in the site."""
 
 
 def verb_parsers() -> Mapping[str, argparse.ArgumentParser]:
@@ -121,25 +123,46 @@ def source_page(file: str) -> str:
     return f"# {file}\n\n````{kind}\n{text.rstrip()}\n````\n"
 
 
+def notebook_page(file: Path) -> tuple[str, dict[str, bytes]]:
+    """A notebook with its stored outputs as a page, and the pictures that the page shows, by their places from its folder."""
+    from nbconvert import MarkdownExporter
+
+    about = {"unique_key": "picture", "output_files_dir": file.stem}
+    text, resources = MarkdownExporter().from_filename(str(file), resources=about)
+    text = re.sub(r"\n{3,}", "\n\n", text.replace("](../docs/", "](../"))
+    return re.sub(r"!\[(?:png|picture)\]\(", "![what the cell above shows](", text), resources["outputs"]
+
+
 def on_config(config: Any) -> Any:
-    """Put the verbs under their heading."""
+    """Put the verbs and the notebooks under their headings."""
     sections = [section for entry in config.nav for section in entry.values() if isinstance(section, list)]
     commands = next(entry["Commands"] for section in sections for entry in section if "Commands" in entry)
     commands += [{name: f"verbs/{name}.md"} for name in verb_parsers()]
+    notebooks = next(entry["Notebooks"] for entry in config.nav if "Notebooks" in entry)
+    notebooks += [f"{NOTEBOOKS}/{file.stem}.md" for file in notebook_files()]
     return config
 
 
+def notebook_files() -> list[Path]:
+    return sorted((ROOT / NOTEBOOKS).glob("*.ipynb"))
+
+
 def on_files(files: Any, *, config: Any) -> Any:
-    """Make the pages of verbs that have no words of their own, and those of files outside of docs/."""
+    """Make the pages of verbs that have no words of their own, of notebooks, and of files outside of docs/."""
     from mkdocs.structure.files import File, InclusionLevel
 
     for name in verb_parsers():
         if files.get_file_from_path(f"verbs/{name}.md") is None:
             files.append(File.generated(config, f"verbs/{name}.md", content=f"# {name}\n"))
+    for notebook in notebook_files():
+        text, pictures = notebook_page(notebook)
+        files.append(File.generated(config, f"{NOTEBOOKS}/{notebook.stem}.md", content=text))
+        for name, content in pictures.items():
+            files.append(File.generated(config, f"{NOTEBOOKS}/{name}", content=content))
     linked = {
         file for page in files.documentation_pages() for _, file in outside_links(page.content_string, page.src_uri)
     }
-    for file in sorted(linked):
+    for file in sorted(f for f in linked if not f.endswith(".ipynb")):
         added = File.generated(config, _source_uri(file), content=source_page(file))
         added.inclusion = InclusionLevel.NOT_IN_NAV
         files.append(added)
@@ -147,6 +170,9 @@ def on_files(files: Any, *, config: Any) -> Any:
 
 
 def _source_uri(file: str) -> str:
+    """The page of a file from outside of docs/."""
+    if file.endswith(".ipynb"):
+        return f"{file.removesuffix('.ipynb')}.md"
     return f"{SOURCES}/{file if file.endswith('.md') else file + '.md'}"
 
 
