@@ -270,10 +270,11 @@ def _is_state_dict(values: Mapping[str, Any]) -> bool:
 def described(network: Any) -> str:
     """A network in a few words, for logs and cards."""
     config, encoder = network.config, getattr(network, "encoder", network)
+    channels = f"{config['in_channels']} channel{'s' if config['in_channels'] > 1 else ''}"
     classes = f", {config['out_channels']} classes" if "out_channels" in config else ", no head"
     widths = "/".join(map(str, encoder.widths))
     depths = "/".join(str(len(stage.blocks)) for stage in encoder.stages)
     return (
-        f"{type(network).__name__} {config['spatial_dims']}D, {config['in_channels']} channels{classes}, widths {widths}, depths "
+        f"{type(network).__name__} {config['spatial_dims']}D, {channels}{classes}, widths {widths}, depths "
         f"{depths}, {sum(p.numel() for p in network.parameters()):,} parameters"
     )

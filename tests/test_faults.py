@@ -90,7 +90,7 @@ EVERY_MOMENT = """
 import sys
 from pathlib import Path
 import torch
-from benchmarks.faults import ended, forked
+from benchmarks.kills import ended, forked
 from medseg3d.training.checkpoint import load_state, save_state
 
 def state(step):

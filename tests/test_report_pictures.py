@@ -200,6 +200,13 @@ def test_a_constant_scan_can_be_shown(value):
     assert Intensity.of(data).grey(data).max() == 0
 
 
+def test_a_dark_volume_of_bytes_fills_the_window_and_a_picture_stays_as_it_is() -> None:
+    dark = np.arange(80, dtype=np.uint8).reshape(4, 4, 5)
+    assert Intensity.of(dark).grey(dark).max() == 255
+    assert Intensity.of(dark).codes(dark).max() == 79
+    assert Intensity.of(dark + 100).window == Intensity.of(dark.reshape(16, 5, 1)).window == (0, 255)
+
+
 def test_cells_are_means_by_area():
     assert reduce_cells(np.array([[[0]], [[100]], [[200]]], np.uint8), (1, 1, 1)).item() == 100
     three = np.array([0, 90, 180], np.uint8).reshape(3, 1, 1)

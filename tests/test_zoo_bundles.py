@@ -1,4 +1,4 @@
-"""The bundles in configs/bundles: the zoo's ids, MONAI's own checks, and a training and a prediction by MONAI alone."""
+"""The bundles in configs/bundles: the zoo's ids, MONAI's own checks, and trainings and a prediction by MONAI alone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigWorkflow
 from monai.bundle.scripts import verify_net_in_out
 
@@ -22,6 +23,7 @@ from medseg3d.networks import build_network, segformer
 from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task
 from tests.shared import reference
+from tests.test_processes import torchrun
 from tests.training_helpers import NETWORK
 
 BUNDLES = configs_folder() / "bundles"
@@ -35,6 +37,11 @@ SHARED_IDS = {
     "inference": "bundle_root output_dir dataset_dir device network_def network preprocessing dataset dataset#data dataloader "
     "inferer inferer#roi_size inferer#overlap postprocessing handlers evaluator evaluator#amp initialize run",
     "evaluate": "validate#postprocessing validate#handlers run",
+    "multi_gpu_train": "device network train#sampler train#dataloader#sampler train#dataloader#shuffle "
+    "train#handlers#3#_disabled_ validate#sampler validate#dataloader#sampler validate#handlers#2#_disabled_ initialize run "
+    "finalize",
+    "multi_gpu_evaluate": "device network validate#sampler validate#dataloader#sampler validate#handlers#1#_disabled_ "
+    "initialize run finalize",
 }
 OWN_IDS = {
     ("brats_mri_segmentation", "train"): "data_list_file_path train_datalist val_datalist learning_rate amp "
@@ -204,13 +211,12 @@ def agreement(folder: Path, scans: Path, output: Path, found: dict[str, Volume])
     return same / total
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_monai_trains_evaluates_and_predicts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / name
+def prepared(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, dict[str, Any]]:
+    """A copy of the bundle, its data, and what must change for a small network and small scans."""
+    folder = root / name
     shutil.copytree(BUNDLES / name, folder)
     brats = name.startswith("brats")
-    data = (write_brats if brats else write_spleen)(tmp_path / "data", 6)
+    data = (write_brats if brats else write_spleen)(root / "data", 6)
     metadata = config(name, "metadata")
     sizes = {k: metadata["medseg3d"]["network"][k] for k in ("in_channels", "out_channels")} | SPATIAL
     network = {"network_def": {"_target_": "medseg3d.SegFormer", **sizes}}
@@ -221,11 +227,6 @@ def test_monai_trains_evaluates_and_predicts(name: str, tmp_path: Path, monkeypa
         script = folder / "scripts" / "prepare_datalist.py"
         monkeypatch.setattr(sys, "argv", [str(script), "--path", str(data)])
         runpy.run_path(str(script), run_name="__main__")
-        lists = json.loads((folder / "configs" / "datalist.json").read_text())
-        assert [len(lists[part]) for part in ("training", "validation", "testing")] == [4, 1, 1]
-        assert [Path(p).name.split("_")[-1].split(".")[0] for p in lists["training"][0]["image"]] == [
-            *("t1ce", "t1", "t2", "flair")
-        ]
         changes: dict[str, Any] = {"train#random_transforms#0#roi_size": [32, 32, 16]}
     else:
         changes = {
@@ -234,14 +235,32 @@ def test_monai_trains_evaluates_and_predicts(name: str, tmp_path: Path, monkeypa
             "train#dataset#num_workers": None,
         }
     changes |= {f"{part}#dataloader#num_workers": 0 for part in ("train", "validate")}
-    changes |= network | {"validate#inferer#roi_size": PATCH}
+    return folder, data, changes | network | {"validate#inferer#roi_size": PATCH}
+
+
+def evaluated(folder: Path) -> dict[str, float]:
+    """The mean scores that MONAI wrote."""
+    with (folder / "eval" / "metrics.csv").open() as file:
+        return {row[0]: float(row[1]) for row in csv.reader(file) if len(row) == 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_monai_trains_evaluates_and_predicts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, data, changes = prepared(name, tmp_path, monkeypatch)
+    network = {"network_def": changes["network_def"]}
+    brats = name.startswith("brats")
+    if brats:
+        lists = json.loads((folder / "configs" / "datalist.json").read_text())
+        assert [len(lists[part]) for part in ("training", "validation", "testing")] == [4, 1, 1]
+        assert [Path(p).name.split("_")[-1].split(".")[0] for p in lists["training"][0]["image"]] == [
+            *("t1ce", "t1", "t2", "flair")
+        ]
     run(folder, ("train",), data, epochs=60, val_interval=60, learning_rate=5e-3, **changes)
     assert (folder / "models" / "model.pt").is_file()
 
     run(folder, ("train", "evaluate"), data, **changes)
-    with (folder / "eval" / "metrics.csv").open() as file:
-        scores = {row[0]: float(row[1]) for row in csv.reader(file) if len(row) == 2}
-    assert scores["val_mean_dice"] > 0.5
+    assert evaluated(folder)["val_mean_dice"] > 0.5
 
     out = tmp_path / "out"
     infer = {
@@ -266,6 +285,7 @@ def test_monai_trains_evaluates_and_predicts(name: str, tmp_path: Path, monkeypa
     for case, labels in found.items():
         image = next(scans.rglob(f"{case}*.nii.gz"))
         np.testing.assert_allclose(labels.affine, read_volume(image).affine, atol=1e-3)
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
     metadata["medseg3d"]["inference"]["roi_size"] = PATCH
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
     assert agreement(folder, scans, tmp_path / "ours", found) > 0.995
@@ -275,3 +295,36 @@ def test_monai_trains_evaluates_and_predicts(name: str, tmp_path: Path, monkeypa
         (folder / "configs" / "inference.json").write_text(json.dumps(inference))
         result = predict_bundle(folder, scans, tmp_path / "trusted", trust=True, device="cpu")
         assert sorted(result.done) == sorted(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_train_and_evaluate(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, data, changes = prepared(name, tmp_path, monkeypatch)
+    if (
+        datalist := folder / "configs" / "datalist.json"
+    ).exists():  # a case for each process, and MONAI asks for no less
+        lists = json.loads(datalist.read_text())
+        datalist.write_text(json.dumps({**lists, "validation": lists["validation"] + lists["testing"]}))
+
+    def both(*kinds: str, **more: int) -> None:
+        arguments = [str(folder), ",".join(kinds), str(data), json.dumps(changes | more)]
+        done = torchrun("-m", "tests.test_zoo_bundles", *arguments)
+        assert done.returncode == 0, done.stderr[-4000:]
+
+    both("train", "multi_gpu_train", epochs=2, val_interval=2)
+    state = torch.load(folder / "models" / "model.pt", weights_only=True)
+    assert all(not key.startswith("module.") for key in state)
+    assert len(list((folder / "eval").glob("events*"))) == 2, "one process writes the losses, and the scores"
+    if name.startswith("brats"):  # the two bundles score alike
+        return
+    both("train", "evaluate", "multi_gpu_evaluate")
+    found = evaluated(folder)
+    with (folder / "eval" / "val_mean_dice_raw.csv").open() as file:
+        assert len([row for row in csv.reader(file) if row]) == 1 + 2, "each process scored a case"
+    run(folder, ("train", "evaluate"), data, **changes)
+    assert found == pytest.approx(evaluated(folder), nan_ok=True)
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), tuple(sys.argv[2].split(",")), Path(sys.argv[3]), **json.loads(sys.argv[4]))

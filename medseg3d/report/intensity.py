@@ -44,9 +44,10 @@ class Intensity:
         values = sample(data)
         if ct or (ct is None and values.size and values.min() <= -900 and values.max() >= 200):
             return cls(CT_KNOTS, CT_WINDOW, "HU")
-        if data.dtype == np.uint8:
-            return cls(((0.0, 0.0), (255.0, 255.0)), (0.0, 255.0))
         low, first, last, high = np.percentile(values, (0, 0.5, 99.7, 99.98)) if values.size else (0.0, 0.0, 1.0, 1.0)
+        if data.dtype == np.uint8:  # as it is, but for volumes that leave the brighter half unused
+            dark = 1 not in data.shape and first < last < 128
+            return cls(((0.0, 0.0), (255.0, 255.0)), (float(first), float(last)) if dark else (0.0, 255.0))
         if not high > low:
             high = low + 1
         if not last > first:
