@@ -8,6 +8,8 @@ Which data, and which part of them is tested: benchmarks/training_data.py. DynUN
 
 Ours is what ``medseg3d train --data FOLDER --max-time TIME`` does, planning within the time, but that no case is kept back to
 choose the best weights by: the last ones count, as with DynUNet, whose plan costs it no time. All is scored by medseg3d evaluate.
+On a machine that others use, both sides of a data set are best run at once, tied to a core each (``taskset -c 0``, ``-c 1``, and a
+``--work`` folder each): what slows the machine then slows both.
 """
 
 from __future__ import annotations
@@ -96,6 +98,7 @@ def run_plan_piece(
         "trained_on": len(training),
         "tested_on": len(tested),
         **found,
+        "threads": threads(),
         "mean": scores.summary["mean"],
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "machine": machine(),
@@ -103,6 +106,13 @@ def run_plan_piece(
     (kept / piece.name / "summary.json").unlink()  # per_case.csv says it all
     done.write_text(json.dumps(about, indent=1) + "\n")
     return about
+
+
+def threads() -> int:
+    """How many torch computes with: as many as there are cores, or one where a piece is tied to one."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def train_planned(
