@@ -129,8 +129,8 @@ def notebook_page(file: Path) -> tuple[str, dict[str, bytes]]:
 
     about = {"unique_key": "picture", "output_files_dir": file.stem}
     text, resources = MarkdownExporter().from_filename(str(file), resources=about)
-    text = re.sub(r"\n{3,}", "\n\n", text.replace("](../docs/", "](../"))
-    return re.sub(r"!\[(?:png|picture)\]\(", "![what the cell above shows](", text), resources["outputs"]
+    text = re.sub(r"\]\(([\w-]+)\.ipynb\)", r"](\1.md)", text.replace("](../docs/", "](../"))
+    return re.sub(r"\n{3,}", "\n\n", text.replace("![png](", "![what the cell above shows](")), resources["outputs"]
 
 
 def on_config(config: Any) -> Any:

@@ -174,6 +174,15 @@ def test_the_site_has_a_page_for_every_verb(site: Path) -> None:
     assert not (site / "hooks.py").exists()
 
 
+def test_the_site_shows_the_notebooks_with_their_outputs(site: Path) -> None:
+    for file in hooks().notebook_files():
+        page = (site / "notebooks" / f"{file.stem}.html").read_text(encoding="utf-8")
+        assert "<h1" in page and "<pre" in page
+        pictures = re.findall(r"<img [^>]*src=\"?([\w./-]+\.png)", page)
+        assert len(pictures) == file.read_text(encoding="utf-8").count('"image/png"') > 0
+        assert all((site / "notebooks" / picture).is_file() for picture in pictures)
+
+
 def test_the_site_fetches_nothing(site: Path) -> None:
     """No style, script, font, picture or frame of another place; what readers may click on is theirs to choose."""
     for page in site.rglob("*.html"):

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MEASURED = 0.03
+"""Part of a time budget that goes into measuring how many steps it holds."""
 RESERVE = 0.95
 """Part of a time budget that is planned with; the rest is for saving and for a machine that gets busier."""
 
@@ -235,7 +237,7 @@ def _run_workflow(
 def _plan(trainer: Trainer, seconds: float) -> dict[str, int]:
     """The length of a training that fits into ``seconds``: measured once, stored, never measured again."""
     began = time.monotonic()
-    step_s, validation_s = trainer.measure()
+    step_s, validation_s = trainer.measure(seconds=MEASURED * seconds)
     left = (seconds - (time.monotonic() - began)) * RESERVE
     plan = fit_budget(left, step_s, validation_s, trainer.steps_per_epoch, trainer.recipe.validation_interval)
     logger.info(

@@ -36,6 +36,8 @@ SKIPPED_IN_A_ROW = 25
 """So many steps without a finite gradient end the run."""
 SAVE_SECONDS = 120
 """The state is saved at validations, at the end, and at the first epoch's end after so long."""
+MOST_MEASURED = 100
+"""Steps that tell how long one takes, at most."""
 PLATEAU = 0.001
 """A score must be better by this for ``patience`` to begin anew."""
 
@@ -279,22 +281,34 @@ class Trainer:
             save_state(self.folder / "models", self._state())
         self.saved = self.step
 
-    def measure(self, *, steps: int = 8, cases: int = 3) -> tuple[float, float]:
-        """Seconds that a step and that a validation take, from real ones; everything is as before afterwards."""
+    def measure(self, *, steps: int = 8, cases: int = 3, seconds: float = 0.0) -> tuple[float, float]:
+        """Seconds that a step and that a validation take, from real ones; everything is as before afterwards.
+
+        Args:
+            steps: at least so many, after two that choose and compile kernels.
+            cases: of the validation.
+            seconds: go on with steps for about so long; the first also fill the queue of samples, and take longer.
+        """
         state = copy.deepcopy(self._state())
-        marks = []
-        for batch in self._batches(self.step, self.step + steps + 2):
+        marks: list[float] = []
+        last = steps + 2
+        for batch in self._batches(self.step, self.step + last + MOST_MEASURED):
             self._train_step(batch)
             self.step += 1
             marks.append(time.monotonic())
+            if len(marks) == steps + 2:
+                more = int(seconds * steps / (marks[-1] - marks[1]))
+                last += self.processes.from_first(min(max(more, 0), MOST_MEASURED))
+            if len(marks) == last:
+                break
         some = self.validation[: cases * self.processes.count]
         start = time.monotonic()
         self.validate(some)
         share = sum(c.image.numel() for c in some) / max(sum(c.image.numel() for c in self.validation), 1)
         validation_s = (time.monotonic() - start) / share if some else 0.0
         self._restore(state)
-        # The first steps also choose and compile kernels.
-        return (marks[-1] - marks[1]) / (len(marks) - 2), validation_s
+        skipped = max(1, len(marks) // 3)
+        return (marks[-1] - marks[skipped]) / (len(marks) - 1 - skipped), validation_s
 
 
 PLAIN_STATE = ("best", "plateau", "stale", "rows", "epoch_losses", "skipped", "skipped_in_a_row")
