@@ -7,6 +7,7 @@ import csv
 import math
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from medseg3d.augmentation import Augmentation
 from medseg3d.checks import ConfigError, MedSegError
 from medseg3d.io import find_cases
 from medseg3d.preprocessing import Preprocessing
+from medseg3d.training import budget
 from medseg3d.training.budget import fit_budget
 from medseg3d.training.checkpoint import load_state
 from medseg3d.training.dataset import Cases, prepare
@@ -207,6 +209,26 @@ def test_measuring_leaves_no_trace(tmp_path: Path, balls: Cases, uninterrupted: 
     assert 0 < validation_s < 10
     run.run()
     assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize(("seconds", "agreed", "done"), [(0, 0, 10), (9, 18, 28), (-5, 0, 10), (1000, 100, 110)])
+def test_steps_are_timed_without_the_slow_first_ones(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, agreed: int, done: int
+) -> None:
+    clock, said = [0.0], []
+    monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def step(number: int) -> None:
+        clock[0] += 20.0 if number < 2 else 0.5  # two that compile, then half a second each
+
+    def agree(count: int) -> int:
+        said.append(count)
+        return count
+
+    batches = iter(range(budget.most_measured(8)))
+    assert budget.time_steps(step, batches, least=8, seconds=seconds, agree=agree) == 0.5
+    assert said == [agreed]
+    assert next(batches, 110) == done
 
 
 def test_a_budget_is_filled_and_not_passed() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from medseg3d.checks import ConfigError
 
@@ -11,6 +14,45 @@ logger = logging.getLogger(__name__)
 
 VALIDATION_SHARE = 0.1
 """With a time budget, validations take about this part of it."""
+WARMING = 2
+"""Steps that choose and compile kernels."""
+MORE = 100
+"""Steps beyond the least that are measured, at most."""
+
+
+def most_measured(least: int) -> int:
+    """How many batches ``time_steps`` may take."""
+    return WARMING + least + MORE
+
+
+def time_steps(
+    step: Callable[[Any], None],
+    batches: Iterable[Any],
+    *,
+    least: int,
+    seconds: float,
+    agree: Callable[[int], int],
+) -> float:
+    """Seconds of a training step, the mean over the last two thirds of those done: the first also fill the queue of samples.
+
+    Args:
+        step: does one.
+        batches: of ``most_measured(least)`` steps.
+        least: steps to measure.
+        seconds: go on for about so long.
+        agree: makes the first process's number that of all, which must do as many steps.
+    """
+    marks: list[float] = []
+    last = WARMING + least
+    for batch in batches:
+        step(batch)
+        marks.append(time.monotonic())
+        if len(marks) == WARMING + least:
+            last += agree(min(max(int(seconds * least / (marks[-1] - marks[1])), 0), MORE))
+        if len(marks) == last:
+            break
+    skipped = max(1, len(marks) // 3)
+    return (marks[-1] - marks[skipped]) / (len(marks) - 1 - skipped)
 
 
 def fit_budget(

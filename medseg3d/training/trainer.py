@@ -19,6 +19,7 @@ from medseg3d.bundle import write_metadata
 from medseg3d.checks import ConfigError, MedSegError
 from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task
+from medseg3d.training.budget import most_measured, time_steps
 from medseg3d.training.cache import PreparedCase
 from medseg3d.training.checkpoint import LAST, load_state, remove_leftovers, save_state, save_weights
 from medseg3d.training.feed import feed
@@ -36,8 +37,6 @@ SKIPPED_IN_A_ROW = 25
 """So many steps without a finite gradient end the run."""
 SAVE_SECONDS = 120
 """The state is saved at validations, at the end, and at the first epoch's end after so long."""
-MOST_MEASURED = 100
-"""Steps that tell how long one takes, at most."""
 PLATEAU = 0.001
 """A score must be better by this for ``patience`` to begin anew."""
 
@@ -285,30 +284,25 @@ class Trainer:
         """Seconds that a step and that a validation take, from real ones; everything is as before afterwards.
 
         Args:
-            steps: at least so many, after two that choose and compile kernels.
+            steps: at least so many.
             cases: of the validation.
-            seconds: go on with steps for about so long; the first also fill the queue of samples, and take longer.
+            seconds: for about so long.
         """
         state = copy.deepcopy(self._state())
-        marks: list[float] = []
-        last = steps + 2
-        for batch in self._batches(self.step, self.step + last + MOST_MEASURED):
+
+        def step(batch: Mapping[str, Any]) -> None:
             self._train_step(batch)
             self.step += 1
-            marks.append(time.monotonic())
-            if len(marks) == steps + 2:
-                more = int(seconds * steps / (marks[-1] - marks[1]))
-                last += self.processes.from_first(min(max(more, 0), MOST_MEASURED))
-            if len(marks) == last:
-                break
+
+        batches = self._batches(self.step, self.step + most_measured(steps))
+        step_s = time_steps(step, batches, least=steps, seconds=seconds, agree=self.processes.from_first)
         some = self.validation[: cases * self.processes.count]
         start = time.monotonic()
         self.validate(some)
         share = sum(c.image.numel() for c in some) / max(sum(c.image.numel() for c in self.validation), 1)
         validation_s = (time.monotonic() - start) / share if some else 0.0
         self._restore(state)
-        skipped = max(1, len(marks) // 3)
-        return (marks[-1] - marks[skipped]) / (len(marks) - 1 - skipped), validation_s
+        return step_s, validation_s
 
 
 PLAIN_STATE = ("best", "plateau", "stale", "rows", "epoch_losses", "skipped", "skipped_in_a_row")
