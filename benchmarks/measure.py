@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import sys
@@ -12,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from medseg3d.processors import usable_cores
 
 
 def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -37,7 +38,7 @@ def machine() -> str:
             elif line.startswith("flags"):
                 flags = set(line.split(":", 1)[1].split())
     features = [f for f in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if f in flags]
-    words = [model, f"{os.cpu_count()} cores", " ".join(features[:2]), f"Python {platform.python_version()}"]
+    words = [model, f"{usable_cores()} cores", " ".join(features[:2]), f"Python {platform.python_version()}"]
     words += [f"{name} {sys.modules[name].__version__}" for name in ("torch", "monai", "numpy") if name in sys.modules]
     return ", ".join(w for w in words if w)
 

@@ -98,7 +98,6 @@ def run_plan_piece(
         "trained_on": len(training),
         "tested_on": len(tested),
         **found,
-        "threads": threads(),
         "mean": scores.summary["mean"],
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "machine": machine(),
@@ -106,13 +105,6 @@ def run_plan_piece(
     (kept / piece.name / "summary.json").unlink()  # per_case.csv says it all
     done.write_text(json.dumps(about, indent=1) + "\n")
     return about
-
-
-def threads() -> int:
-    """How many torch computes with: as many as there are cores, or one where a piece is tied to one."""
-    import torch
-
-    return torch.get_num_threads()
 
 
 def train_planned(

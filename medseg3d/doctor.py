@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d import __version__
+from medseg3d.processors import usable_cores
 
 GIB = 2**30
 PACKAGES = (
@@ -141,7 +142,7 @@ def _processor() -> dict[str, Any]:
         flags |= set(values.get("flags", values.get("Features", "")).split())
         if "core id" in values:
             cores.add((values.get("physical id", "0"), values["core id"]))
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cores()
     physical = min(len(cores) or usable, usable)
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return {

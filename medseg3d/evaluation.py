@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from medseg3d.metrics.surface import Definition
 from medseg3d.metrics.text import aligned, json_text, short, with_interval
 from medseg3d.nnunet import nnunet_summary, write_nnunet_summary
 from medseg3d.pairs import Pairs, class_pairs, file_of, find_pairs, read_groups, read_pair
+from medseg3d.processors import usable_cores
 from medseg3d.task import Task, load_task
 
 log = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ def evaluate(
                 return {"case": name, **finding.as_dict()}
             return [{"case": name, **row} for row in rows]
 
-        with ThreadPoolExecutor(min(workers or _cores(), len(pairs.found))) as pool:
+        with ThreadPoolExecutor(min(workers or usable_cores(), len(pairs.found))) as pool:
             hidden = None if progress else True
             found = pool.map(score, pairs.found)
             done = list(tqdm(found, total=len(pairs.found), desc="evaluate", disable=hidden))
@@ -255,7 +255,3 @@ def _answer(name: str, right: str, given: str, labels: Sequence[str]) -> list[di
         return [{"case": name, "reference": right, "predicted": given, "correct": int(right == given)}]
     message = f"the class {given!r} is none of {', '.join(labels)}"
     return {"case": name, **Finding("E-LABEL-VALUE", "error", None, message).as_dict()}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,7 +14,7 @@ from tests.shared import ROOT
 PACKAGE = ROOT / "medseg3d"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
-    {"checks", "termination", "doctor"},
+    {"checks", "termination", "processors", "doctor"},
     {"volume", "task", "task_rules", "interpolation"},
     {"io", "metrics", "networks"},
     {"intensity", "preprocessing", "postprocessing", "augmentation", "download", "weights"},

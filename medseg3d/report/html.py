@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from medseg3d import __version__
 from medseg3d.checks import ConfigError
 from medseg3d.io import atomic_write
+from medseg3d.processors import usable_cores
 from medseg3d.report import scores
 from medseg3d.report.case import case_section
 from medseg3d.report.curves import line_chart
@@ -103,7 +103,7 @@ def write_report(
         name = names.get(case, case)
         return case_section(found.cases[case], task, rows, rank=rank, name=name, channels=channels, anonymous=anonymous)
 
-    with ThreadPoolExecutor(min(workers or _cores(), max(1, len(chosen)))) as pool:
+    with ThreadPoolExecutor(min(workers or usable_cores(), max(1, len(chosen)))) as pool:
         drawn = pool.map(draw, range(1, len(chosen) + 1))
         sections = list(tqdm(drawn, total=len(chosen), desc="report", disable=None if progress else True))
     body = _page(found, order, {case: f"case-{i}" for i, case in enumerate(chosen, 1)}, sections, names)
@@ -240,7 +240,3 @@ def _excluded(summary: Mapping[str, Any], names: Mapping[str, str]) -> str:
             listed = f"{len(lone)} cases" if names else ", ".join(map(str, lone))
             items.append(f"<li>without a {side}: {escape(listed)}</li>")
     return f"<h3>Not scored</h3><ul>{''.join(items)}</ul>" if items else ""
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
