@@ -99,7 +99,7 @@ def test_a_complete_archive_is_used_and_a_damaged_one_fetched_again(tmp_path, se
     "members",
     [
         {"../evil.txt": b"x"},
-        {"/tmp/medseg3d-evil.txt": b"x"},
+        {"/medseg3d-evil.txt": b"x"},
         {"Task04_Hippocampus/link": "/etc/passwd"},
         {"other.txt": b"x"},
     ],
