@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from medseg3d.checks import ConfigError
 from medseg3d.training.budget import fit_budget
@@ -42,6 +43,7 @@ def rows(run: Path) -> list[dict[str, str]]:
     [
         ({"accumulate": 3}, "divisible by accumulate=3"),
         ({"accumulate": 0}, "at least 1"),
+        ({"shares": 0}, "at least 1"),
         ({"channel_dropout": 1.0}, "below 1"),
         ({"low_resolution": 1.5}, "at most 1"),
         ({"compile": 1}, "true or false"),
@@ -53,6 +55,27 @@ def rows(run: Path) -> list[dict[str, str]]:
 def test_settings_that_cannot_be(override: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         merge_settings(TASK, override)
+
+
+def test_a_run_goes_on_with_its_shares_whatever_the_threads(tmp_path: Path, data: Path) -> None:
+    """Norm statistics are those of a share: with other ones the weights would be others."""
+    settings = SETTINGS | {"batch_size": 4, "warmup_epochs": 0, "schedule": "constant", "device": "cpu"}
+    before = torch.get_num_threads()
+    try:
+        weights = {}
+        for name, threads in {"same": 2, "fewer": 1}.items():
+            torch.set_num_threads(2)
+            train(TASK, data, tmp_path / name, overrides=settings, epochs=1)
+            torch.set_num_threads(threads)
+            train(TASK, data, tmp_path / name, overrides=settings, epochs=2, resume=True)
+            assert yaml.safe_load((tmp_path / name / "configs" / "train.yaml").read_text())["shares"] == 2
+            weights[name] = load_state(tmp_path / name / "models")["network"]
+        alone = train(TASK, data, tmp_path / "alone", overrides=settings | {"shares": 1}, epochs=2)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, weights["fewer"][key]) for key, one in weights["same"].items())
+    other = load_state(alone / "models")["network"]
+    assert any(not torch.equal(one, other[key]) for key, one in weights["same"].items())
 
 
 def test_a_batch_is_shared_by_processes_and_pieces() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg3d.networks import segformer
-from medseg3d.training.shares import Shares, draws_at_random, one_thread
+from medseg3d.training.shares import Shares, draws_at_random, one_thread, usual_shares
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_the_gradient_is_that_of_the_batch(two_threads: None) -> None:
     mine, whole = norms_fixed(network()), norms_fixed(network())
     whole.load_state_dict(mine.state_dict())
     images = torch.randn(4, 1, 32, 32)
-    total = Shares(mine).add_gradients([partial(loss_of, part / 1) for part in images.split(1)])
+    total = Shares(mine, 4).add_gradients([partial(loss_of, part / 1) for part in images.split(1)])
     expected = loss_of(images, whole) * 4
     expected.backward()
     torch.testing.assert_close(total, expected)
@@ -70,7 +70,7 @@ def test_gradients_lie_in_memory_as_the_weights_do(single_thread: None) -> None:
     """A fused optimizer goes by memory: of a transposed gradient every weight would take another's step."""
     mine, whole = network(), network()
     images = torch.randn(2, 1, 64, 64)
-    Shares(mine).add_gradients([partial(loss_of, part / 1) for part in images.split(1)])
+    Shares(mine, 4).add_gradients([partial(loss_of, part / 1) for part in images.split(1)])
     assert all(p.grad is None or p.grad.stride() == p.stride() for p in mine.parameters())
     for part in images.split(1):
         loss_of(part, whole).backward()
@@ -88,13 +88,22 @@ def test_threads_change_no_bit() -> None:
     for workers in (1, 2, 4):
         one = network()
         torch.set_num_threads(1)
-        shares = Shares(one)
+        shares = Shares(one, 4)
         shares.workers = workers
         shares.add_gradients([partial(loss_of, part) for part in images.split(1)])
         found.append([p.grad.clone() for p in one.parameters()] + [b.clone() for b in one.buffers()])
     torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_there_are_as_many_shares_as_threads_up_to_four() -> None:
+    before, found = torch.get_num_threads(), {}
+    for threads in (1, 2, 4, 6):
+        torch.set_num_threads(threads)
+        found[threads] = usual_shares()
+    torch.set_num_threads(before)
+    assert found == {1: 1, 2: 2, 4: 4, 6: 4}
 
 
 def test_running_statistics_move_to_the_mean_of_the_shares(two_threads: None) -> None:
@@ -107,7 +116,7 @@ def test_running_statistics_move_to_the_mean_of_the_shares(two_threads: None) ->
         alone.train()
         alone(image)
         apart.append(dict(alone.named_buffers()))
-    Shares(one).add_gradients([partial(loss_of, image) for image in images.split(1)])
+    Shares(one, 4).add_gradients([partial(loss_of, image) for image in images.split(1)])
     norm = [name for name, _ in one.named_buffers() if name.endswith("running_var")]
     assert norm
     for name in norm:
@@ -119,7 +128,7 @@ def test_running_statistics_move_to_the_mean_of_the_shares(two_threads: None) ->
 
 def test_gradients_add_to_those_that_are_there() -> None:
     one = network()
-    shares = Shares(one)
+    shares = Shares(one, 4)
     image = torch.randn(1, 1, 32, 32)
     shares.add_gradients([partial(loss_of, image)])
     once = [p.grad.clone() for p in one.parameters()]
@@ -147,12 +156,12 @@ def test_what_draws_at_random_is_computed_in_turn(option: str, two_threads: None
         heads=(1, 1, 1, 1),
         **{option: 0.5},
     )
-    assert draws_at_random(random) and Shares(random).workers == 1
-    assert not draws_at_random(network()) and Shares(network()).workers == 2
+    assert draws_at_random(random) and Shares(random, 4).workers == 1
+    assert not draws_at_random(network()) and Shares(network(), 4).workers == 2
 
 
 def test_an_error_in_a_share_reaches_the_caller_and_threads_are_as_before(two_threads: None) -> None:
-    shares = Shares(network())
+    shares = Shares(network(), 4)
 
     def fails(one: nn.Module) -> Tensor:
         raise ValueError("this share fails")

@@ -28,6 +28,8 @@ class Recipe:
         patience: validations without a better score (by ``PLATEAU``) after which the training ends; 0 never.
         checkpointing: compute activations again in the backward pass, to save memory.
         compile: ``torch.compile`` the network.
+        shares: parts of a batch that are computed side by side on a processor; None: one per core, 4 at most. It belongs to the
+            result: norm statistics are those of a share.
         deep_supervision: train heads on the encoder's coarser maps beside the network.
 
     Raises:
@@ -50,6 +52,7 @@ class Recipe:
     patience: int = 0
     checkpointing: bool = False
     compile: bool = False
+    shares: int | None = None
     deep_supervision: bool = False
 
     def __post_init__(self) -> None:

@@ -29,6 +29,7 @@ from medseg3d.training.processes import Processes
 from medseg3d.training.run_directory import locked, stored_run
 from medseg3d.training.sanity import check_once
 from medseg3d.training.settings import default_settings, merge_settings, refuse_code, render
+from medseg3d.training.shares import usual_shares
 from medseg3d.training.source import sample_data, split_data
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ def _begin(
         "task": task.as_dict(),
         "statistics": None if statistics is None else list(statistics),
         "phantom": phantom,
+        "shares": settings["shares"] or usual_shares(),  # kept, so that a run goes on with them on any machine
         "init": None if settings["fine_tune"] is None else dict(read_source(settings["fine_tune"]).origin),
     }
     refuse_code("init", values["init"])

@@ -22,14 +22,14 @@ from medseg3d.training.tracking import TRACKERS
 
 RUN_MARK = "# --- the run"
 LEAST = {
-    **dict.fromkeys(("epochs", "steps_per_epoch", "batch_size", "accumulate", "validation_interval"), 1),
+    **dict.fromkeys(("epochs", "steps_per_epoch", "batch_size", "accumulate", "validation_interval", "shares"), 1),
     **dict.fromkeys(("weight_decay", "warmup_epochs", "patience", "workers", "seed", "in_memory_gb"), 0),
     **dict.fromkeys(("augmentation", "low_resolution", "foreground_share"), 0),
 }
 """Smallest value of settings that have one."""
 POSITIVE = ("learning_rate", "gradient_clip")
 BELOW_ONE = ("ema", "overlap", "channel_dropout")
-NULLABLE = {"spacing_mm": list, "workers": int, "cache": str, "fine_tune": str, "logger": str}
+NULLABLE = {"spacing_mm": list, "workers": int, "shares": int, "cache": str, "fine_tune": str, "logger": str}
 """Settings that may be null, and what they are otherwise."""
 
 

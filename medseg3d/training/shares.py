@@ -14,9 +14,14 @@ from torch import Tensor, nn
 from medseg3d.networks.blocks import DropPath
 
 MOST_SHARES = 4
-"""Into as many shares a batch falls; a number of its own, so that the result does not follow from the number of threads."""
+"""Into so many shares a batch falls at most, where nothing is said."""
 
 _Share = tuple[Tensor, Sequence[Tensor | None]]
+
+
+def usual_shares() -> int:
+    """As many as this process has threads: each share goes through all weights, which without a thread of its own gains nothing."""
+    return min(MOST_SHARES, torch.get_num_threads())
 
 
 def draws_at_random(network: nn.Module) -> bool:
@@ -49,14 +54,14 @@ class Shares:
     Two threads with a sample each are done sooner than two that divide every operation of both samples between them: most
     operations of a small network are too short for that (``benchmarks/shares.py``). Norm statistics are those of a share, as they
     are of a process's part in distributed training, and the running ones move to their mean. Gradients are added up in the order
-    of the shares, so the order in which they are done changes nothing.
+    of the shares, so neither the order in which they are done nor the number of threads that do them changes anything.
 
     Args:
         network: on the processor.
         count: shares at most.
     """
 
-    def __init__(self, network: nn.Module, count: int = MOST_SHARES) -> None:
+    def __init__(self, network: nn.Module, count: int) -> None:
         self.network = network
         self.count = count
         self.weights = [p for p in network.parameters() if p.requires_grad]
