@@ -1,14 +1,16 @@
-"""A training step whose samples are computed side by side, over one whose operations are divided between the threads.
+"""A training step as the trainer does it on a processor, over the same step done in other ways.
 
-    python -m benchmarks.shares [--repeats N] [--json FILE] [--quick]
+    python -m benchmarks.shares [--task hippocampus] [--repeats N] [--json FILE] [--quick]
 
-The same network, batch and optimizer; interleaved. Both ways of waiting of OpenMP's threads are tried for the divided step (the
-environment variable is read once, so each lives in a process of its own).
+The trainer computes shares of the batch side by side, one for each core, and keeps freed memory. The other ways: always four
+shares; memory given back; every operation divided between the threads, with both ways that OpenMP's threads wait. The same network,
+batch and optimizer; interleaved, each way in a process of its own, since some are chosen when a process begins.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -19,43 +21,49 @@ from pathlib import Path
 from benchmarks.measure import report
 
 WAYS = {
-    "side by side": ("shares", "passive"),
+    "side by side, a share for each core": ("shares", "passive"),
+    "in four shares": ("four", "passive"),
+    "freed memory given back": ("given_back", "passive"),
     "divided, threads wait asleep": ("divided", "passive"),
     "divided, threads wait as OpenMP lets them": ("divided", None),  # awake for some milliseconds
 }
+RIVALS = ("four", "given_back", "asleep", "awake")
+"""The ways but the first, in the figures' names."""
 
 
-def serve(way: str, quick: bool) -> None:
+def serve(way: str, task_name: str, quick: bool) -> None:
     """Print the seconds of one step for every line that comes in."""
     import torch
 
-    from medseg3d.networks import segformer
     from medseg3d.task import load_task
+    from medseg3d.training.allocation import freed_memory_kept
     from medseg3d.training.losses import build_loss
+    from medseg3d.training.parts import network_config, new_network
     from medseg3d.training.processes import Processes
     from medseg3d.training.recipe import Recipe
+    from medseg3d.training.settings import merge_settings
     from medseg3d.training.step import Stepper
 
-    task = load_task("hippocampus")
-    size = (32, 32, 32) if quick else task.patch_size
-    torch.manual_seed(0)
-    recipe = Recipe(2, 1e-3, 0.01, 1, "poly", 1.0, 0.999, "auto", 5, 0.25, None, 0)
+    task = load_task(task_name)
+    settings = merge_settings(task, task.train)
+    size, count = (32,) * task.spatial_dims if quick else task.patch_size, settings["batch_size"]
+    settings["shares"] = {"four": 4, "divided": 1}.get(way)
     stepper = Stepper(
-        segformer("mit_b0", spatial_dims=3, in_channels=1, out_channels=task.out_channels),
+        new_network(network_config(task, settings["network"]), 0),
         build_loss("auto", task),
         lambda images, network: network(images),
-        recipe,
+        Recipe(**{name: settings[name] for name in Recipe.__dataclass_fields__}),
         Processes.join(),
     )
-    if way == "divided":
-        stepper.shares = None
-    batch = {"image": torch.randn(2, 1, *size), "label": torch.randint(0, task.out_channels, (2, 1, *size))}
-    for step in range(3):
-        stepper(batch, step, total_steps=1000, warmup_steps=1)
-    for number, _ in enumerate(sys.stdin, start=3):
-        began = time.perf_counter()
-        stepper(batch, number, total_steps=1000, warmup_steps=1)
-        print(time.perf_counter() - began, flush=True)
+    label = torch.randint(0, len(task.labels) + 1, (count, 1, *size), dtype=torch.uint8)
+    batch = {"image": torch.randn(count, task.in_channels, *size), "label": label}
+    with freed_memory_kept() if way != "given_back" else contextlib.nullcontext():
+        for step in range(3):
+            stepper(batch, step, total_steps=1000, warmup_steps=1)
+        for number, _ in enumerate(sys.stdin, start=3):
+            began = time.perf_counter()
+            stepper(batch, number, total_steps=1000, warmup_steps=1)
+            print(time.perf_counter() - began, flush=True)
 
 
 def main() -> None:
@@ -65,16 +73,18 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="small sizes, to see that it works; its figures mean nothing"
     )
-    parser.add_argument("--serve", choices=("shares", "divided"), help=argparse.SUPPRESS)
+    parser.add_argument("--task", default="hippocampus", help="whose network, patch and batch")
+    parser.add_argument("--serve", choices=[way for way, _ in WAYS.values()], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(options.serve, options.quick)
+        serve(options.serve, options.task, options.quick)
         return
     running = {}
     for name, (way, policy) in WAYS.items():
         environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
         environment |= {"OMP_WAIT_POLICY": policy} if policy else {}
-        words = [sys.executable, "-m", "benchmarks.shares", "--serve", way, *(["--quick"] if options.quick else [])]
+        words = [sys.executable, "-m", "benchmarks.shares", "--serve", way, "--task", options.task]
+        words += ["--quick"] if options.quick else []
         running[name] = subprocess.Popen(
             words,
             stdin=subprocess.PIPE,
@@ -92,10 +102,9 @@ def main() -> None:
     for process in running.values():
         process.communicate()
     rows = {name: sorted(values)[len(values) // 2] for name, values in seconds.items()}
-    mine, asleep, awake = rows.values()
-    report(
-        "Training step", rows, {"speedup_over_asleep": asleep / mine, "speedup_over_awake": awake / mine}, options.json
-    )
+    mine, *others = rows.values()
+    figures = {f"speedup_over_{way}": other / mine for way, other in zip(RIVALS, others, strict=True)}
+    report(f"Training step, {options.task}", rows, figures, options.json)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from medseg3d.io.atomic import atomic_write
 from medseg3d.planning.for_run import TASK_FILE, task_of_run
 from medseg3d.preprocessing import Preprocessing
 from medseg3d.task import Task
+from medseg3d.training.allocation import freed_memory_kept
 from medseg3d.training.budget import fit_budget
 from medseg3d.training.checkpoint import LAST, remove_leftovers
 from medseg3d.training.dataset import dataset_as_dict, dataset_from_dict, fingerprint, prepare
@@ -89,7 +90,7 @@ def train(
         raise ConfigError("give epochs or a time budget, not both")
     processes = Processes.join()
     values: dict[str, Any] | None = None
-    with ExitStack() as held:
+    with freed_memory_kept(), ExitStack() as held:
         try:
             if processes.first:
                 changes = [overrides or {}, {} if epochs is None else {"epochs": epochs}]
