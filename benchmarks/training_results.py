@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medseg3d.metrics.interval import mean_interval
+
 FOLDS = 5
+OURS = "medseg3d"
 METRICS = ("dice", "hd95_mm", "nsd")
 RIVALS = {"dynunet": "", "dynunet_bf16": "_bf16"}
 """Whom plans are compared with, and what the figures' names end in."""
@@ -52,21 +55,26 @@ def collect(pieces: Path) -> dict[str, Any]:
         pieces: the folder that they left their scores in.
     """
     results: dict[str, Any] = {}
-    by_fold: dict[str, dict[int, list[dict[str, float]]]] = {}
+    by_fold: dict[str, dict[int, dict[str, dict[str, float]]]] = {}
+    by_seed: dict[str, dict[str, dict[int, dict[str, dict[str, float]]]]] = {}
     minutes: dict[str, float] = {}
     for file in sorted(pieces.glob("*/piece.json")):
         about = json.loads(file.read_text())
-        cases = list(case_means(file.parent / "per_case.csv").values())
+        scores = case_means(file.parent / "per_case.csv")
+        cases = list(scores.values())
         if about["fold"] is not None:
-            by_fold.setdefault(about["side"], {})[about["fold"]] = cases
+            by_fold.setdefault(about["side"], {})[about["fold"]] = scores
             minutes[about["side"]] = about["minutes"]
             continue
-        entry = results.setdefault(f"dice_{about['minutes']:g}min", {}).setdefault(about["side"], {"seeds": {}})
+        key = f"dice_{about['minutes']:g}min"
+        by_seed.setdefault(key, {}).setdefault(about["side"], {})[about["seed"]] = scores
+        entry = results.setdefault(key, {}).setdefault(about["side"], {"seeds": {}})
         entry["seeds"][str(about["seed"])] = mean_of(cases, "dice")
         entry.setdefault("surface", {})[str(about["seed"])] = means(cases)
         entry["parameters"] = about["parameters"]
-    for sides in results.values():
-        for entry in sides.values():
+    for key, sides in results.items():
+        for side, entry in sides.items():
+            entry.update(ahead_of(by_seed[key][side], by_seed[key].get(OURS, {})) if side != OURS else {})
             values = list(entry["seeds"].values())
             entry["mean"] = round(statistics.fmean(values), 5)
             entry["spread"] = round(max(values) - min(values), 5)
@@ -77,9 +85,10 @@ def collect(pieces: Path) -> dict[str, Any]:
     if by_fold:
         results[f"dice_{FOLDS}fold"] = {
             side: {
-                "mean": mean_of([case for cases in folds.values() for case in cases], "dice"),
-                **means([case for cases in folds.values() for case in cases]),
-                "folds": {str(fold): mean_of(cases, "dice") for fold, cases in sorted(folds.items())},
+                "mean": mean_of([case for scores in folds.values() for case in scores.values()], "dice"),
+                **means([case for scores in folds.values() for case in scores.values()]),
+                **(ahead_of(folds, by_fold.get(OURS, {})) if side != OURS else {}),
+                "folds": {str(fold): mean_of([*scores.values()], "dice") for fold, scores in sorted(folds.items())},
                 "minutes": minutes[side],
             }
             for side, folds in by_fold.items()
@@ -87,6 +96,25 @@ def collect(pieces: Path) -> dict[str, Any]:
     if plans := collect_plans(pieces / "plans"):
         results["plans"] = plans
     return results
+
+
+def ahead_of(
+    theirs: Mapping[int, Mapping[str, Mapping[str, float]]], ours: Mapping[int, Mapping[str, Mapping[str, float]]]
+) -> dict[str, Any]:
+    """How far ours is ahead in Dice, and the 95 % interval of that over cases, by those seeds or folds that both have.
+
+    Args:
+        theirs, ours: by seed or fold, by case.
+    """
+    gains: dict[str, list[float]] = {}
+    for part in theirs.keys() & ours.keys():
+        for case in theirs[part].keys() & ours[part].keys():
+            gains.setdefault(case, []).append(ours[part][case]["dice"] - theirs[part][case]["dice"])
+    if len(gains) < 2:
+        return {}
+    by_case = [statistics.fmean(gains[case]) for case in sorted(gains)]
+    interval = [round(end, 5) for end in mean_interval(by_case)]
+    return {"ours_ahead": round(statistics.fmean(by_case), 5), "ours_ahead_interval": interval}
 
 
 def collect_plans(pieces: Path) -> dict[str, Any]:
@@ -121,24 +149,27 @@ def tables(results: Mapping[str, Any]) -> str:
     timed = {float(key[5:-3]): key for key in results if key.startswith("dice_") and key.endswith("min")}
     if timed:
         lines = [
-            "| minutes | side | mean Dice | spread | seeds | HD95, mm | NSD at 1 mm | parameters |",
-            "|" + "---|" * 8,
+            "| minutes | side | mean Dice | spread | seeds | ours ahead [95 % CI] | HD95, mm | NSD at 1 mm | parameters |",
+            "|" + "---|" * 9,
         ]
         for minutes, key in sorted(timed.items()):
             for side, entry in _ranked(results[key]):
                 seeds = ", ".join(f"{dice:.4f}" for _, dice in sorted(entry["seeds"].items(), key=lambda x: int(x[0])))
                 lines.append(
-                    f"| {minutes:g} | {side} | {entry['mean']:.4f} | {entry['spread']:.4f} | {seeds} "
+                    f"| {minutes:g} | {side} | {entry['mean']:.4f} | {entry['spread']:.4f} | {seeds} | {_ahead(entry)} "
                     f"| {_distance(entry)} | {number(entry['nsd_1mm'], 4)} | {entry['parameters'] / 1e6:.2f} M |"
                 )
         parts.append("\n".join(lines))
     if folds := results.get(f"dice_{FOLDS}fold"):
-        lines = ["| side | minutes a fold | mean Dice | HD95, mm | NSD at 1 mm | Dice by fold |", "|" + "---|" * 6]
+        lines = [
+            "| side | minutes a fold | mean Dice | ours ahead [95 % CI] | HD95, mm | NSD at 1 mm | Dice by fold |",
+            "|" + "---|" * 7,
+        ]
         for side, entry in _ranked(folds):
             each = ", ".join(f"{fold}: {dice:.4f}" for fold, dice in entry["folds"].items())
             lines.append(
-                f"| {side} | {entry['minutes']:g} | {entry['mean']:.4f} | {_distance(entry)} "
-                f"| {number(entry['nsd_1mm'], 4)} | {each} |"
+                f"| {side} | {entry['minutes']:g} | {entry['mean']:.4f} | {_ahead(entry)} "
+                f"| {_distance(entry)} | {number(entry['nsd_1mm'], 4)} | {each} |"
             )
         parts.append("\n".join(lines))
     if plans := results.get("plans"):
@@ -166,6 +197,13 @@ def _ranked(sides: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
+
+
+def _ahead(entry: Mapping[str, Any]) -> str:
+    if "ours_ahead" not in entry:
+        return ""
+    low, high = entry["ours_ahead_interval"]
+    return f"{entry['ours_ahead']:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def _distance(entry: Mapping[str, Any]) -> str:

@@ -43,8 +43,25 @@ def test_seeds(tmp_path: Path) -> None:
     assert found["dynunet"]["hd95_mm"] == 2
     assert found["dynunet"]["nsd_1mm"] == pytest.approx(0.6)
     lines = tables(collect(tmp_path)).splitlines()
-    assert lines[2] == "| 10 | medseg3d | 0.9000 | 0.1000 | 0.8500, 0.9500 | 2.00 | 0.6000 | 2.00 M |"
+    assert lines[2] == "| 10 | medseg3d | 0.9000 | 0.1000 | 0.8500, 0.9500 |  | 2.00 | 0.6000 | 2.00 M |"
     assert lines[3].startswith("| 10 | dynunet | 0.6000 | 0.0000 |")
+
+
+def test_how_far_ahead_over_the_same_cases_and_seeds(tmp_path: Path) -> None:
+    """The first half of the cases by 0.1 and 0.3 in the two seeds, the second by 0.4 in both; seed 2 has no counterpart."""
+    theirs = {0: (0.5, 0.4), 1: (0.5, 0.4), 2: (0.0, 0.0)}
+    ours = {0: (0.6, 0.8), 1: (0.8, 0.8)}
+    halves = ("abcdef", "ghijkl")
+    for side, seeds in {"medseg3d": ours, "dynunet": theirs}.items():
+        for number, dice in seeds.items():
+            rows = [(c, "x", str(d), "1", "1") for half, d in zip(halves, dice, strict=True) for c in half]
+            leave_piece(tmp_path / f"{side}{number}", seed(side, number), rows)
+    found = collect(tmp_path)["dice_10min"]
+    assert found["dynunet"]["ours_ahead"] == pytest.approx(0.3)
+    low, high = found["dynunet"]["ours_ahead_interval"]
+    assert 0.2 < low < 0.3 < high < 0.4
+    assert "ours_ahead" not in found["medseg3d"]
+    assert f"| +0.3000 [{low:+.4f}, {high:+.4f}] |" in tables(collect(tmp_path))
 
 
 def test_a_label_that_is_not_found_has_no_distance_and_is_told(tmp_path: Path) -> None:
@@ -66,7 +83,7 @@ def test_folds(tmp_path: Path) -> None:
     found = collect(tmp_path)["dice_5fold"]["nnunet"]
     assert found["folds"] == {"1": 0.8, "2": 0.9}
     assert (found["mean"], found["hd95_mm"], found["minutes"]) == (pytest.approx(0.85), 2, 30)
-    assert "| nnunet | 30 | 0.8500 | 2.00 | 0.6000 | 1: 0.8000, 2: 0.9000 |" in tables(collect(tmp_path))
+    assert "| nnunet | 30 | 0.8500 |  | 2.00 | 0.6000 | 1: 0.8000, 2: 0.9000 |" in tables(collect(tmp_path))
 
 
 def test_plans_compare_at_the_longest_time_that_both_were_given(tmp_path: Path) -> None:
