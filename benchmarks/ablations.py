@@ -53,6 +53,7 @@ ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "stem_2": SMALL | {"network": {"strides": [2, 2, 2, 2]}},
         "deep_supervision": SMALL | {"deep_supervision": True},
         "batch_2": SMALL | {"batch_size": 2},
+        "whole_image": SMALL | {"patch_size": [256, 256]},
     },
     "slices": {BASE: {}, "usual_strides": {"network": {"strides": [4, 2, 2, 2]}}},
 }
@@ -70,6 +71,7 @@ WORDS = {
     "stem_2": "logits at stride 2",
     "float32": "`precision: float32`",
     "batch_2": "`batch_size: 2`",
+    "whole_image": "patches of 256 x 256",
     "usual_strides": "strides of 4, 2, 2, 2 on all axes",
 }
 

@@ -111,7 +111,8 @@ class Decoder(nn.Module):
 
     def _fusable(self, level: int, tokens: Tensor) -> Tensor:
         """What a level's tokens ``(B, *s_i, widths[i])`` add to the fused map, ``(B, *s_i, width)``."""
-        project, norm, fuse = self.project[level], self.level_norm[level], self.fuse[level]
+        project: Any = self.project[level]
+        norm, fuse = self.level_norm[level], self.fuse[level]
         if not isinstance(norm, nn.Identity):
             return fuse(norm(project(tokens)))
         with torch.autocast(tokens.device.type, enabled=False):  # small, and rounded once instead of twice

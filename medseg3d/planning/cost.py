@@ -69,6 +69,7 @@ def measured_step(task: Task, settings: Mapping[str, Any]) -> float:
         task: with the patch to measure.
         settings: of train.yaml, complete.
     """
+    from medseg3d.training.allocation import freed_memory_kept
     from medseg3d.training.losses import build_loss
     from medseg3d.training.parts import new_network
     from medseg3d.training.processes import Processes
@@ -83,10 +84,12 @@ def measured_step(task: Task, settings: Mapping[str, Any]) -> float:
     )
     batch = _made_up(task, task.patch_size, recipe.batch_size, device)
     marks = []
-    for step in range(WARM_STEPS + MEASURED_STEPS):
+    with freed_memory_kept():
+        for step in range(WARM_STEPS + MEASURED_STEPS):
+            marks.append(time.monotonic())
+            stepper(batch, step, total_steps=100, warmup_steps=10)
         marks.append(time.monotonic())
-        stepper(batch, step, total_steps=100, warmup_steps=10)
-    return (time.monotonic() - marks[WARM_STEPS]) / MEASURED_STEPS
+    return (marks[-1] - marks[WARM_STEPS]) / MEASURED_STEPS
 
 
 def guessed_step(task: Task, batch_size: int) -> float:

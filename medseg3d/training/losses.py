@@ -23,6 +23,16 @@ def region_table(task: Task) -> Tensor:
     return torch.tensor(inside, dtype=torch.float32)
 
 
+def in_regions(table: Tensor, codes: Tensor) -> Tensor:
+    """Which regions each voxel lies in, ``(B, *s)`` to ``(B, regions, *s)``, region by region in memory, as logits lie.
+
+    Args:
+        table: ``region_table``.
+        codes: its rows.
+    """
+    return table.T[:, codes].movedim(0, 1)
+
+
 class RegionLoss(nn.Module):
     """Soft Dice and binary cross entropy of overlapping regions, each with a sigmoid of its own.
 
@@ -46,7 +56,7 @@ class RegionLoss(nn.Module):
         self.cross_entropy = nn.BCEWithLogitsLoss()
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        regions = self.table[target[:, 0].long()].movedim(-1, 1)
+        regions = in_regions(self.table, target[:, 0].long())
         loss: Tensor = self.dice(logits, regions)
         return loss + self.ce_weight * self.cross_entropy(logits, regions) if self.ce_weight else loss
 
@@ -74,7 +84,7 @@ class JudgedLoss(nn.Module):
         judged = target != IGNORED
         codes = torch.where(judged, target, 0)[:, 0].long()
         if self.overlapping:
-            wanted = self.table[codes].movedim(-1, 1)
+            wanted = in_regions(self.table, codes)
             shares = torch.sigmoid(logits)
             entropy = nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
         else:

@@ -90,7 +90,7 @@ def train(
         raise ConfigError("give epochs or a time budget, not both")
     processes = Processes.join()
     values: dict[str, Any] | None = None
-    with freed_memory_kept(), ExitStack() as held:
+    with ExitStack() as held:
         try:
             if processes.first:
                 changes = [overrides or {}, {} if epochs is None else {"epochs": epochs}]
@@ -106,7 +106,8 @@ def train(
             logger.info("the run goes on to the %d epochs that were planned when it began", values["epochs"])
             max_time_s = None
         deadline = None if max_time_s is None else began + max_time_s
-        _run_workflow(folder, values, resume=resume, deadline=deadline, processes=processes)
+        with freed_memory_kept():
+            _run_workflow(folder, values, resume=resume, deadline=deadline, processes=processes)
     return folder
 
 
