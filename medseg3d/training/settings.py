@@ -27,6 +27,8 @@ LEAST = {
     **dict.fromkeys(("augmentation", "low_resolution", "foreground_share"), 0),
 }
 """Smallest value of settings that have one."""
+GENTLE_RATE = 0.001
+"""Learning rate of networks for pictures and slices, and of those that classify (docs/results.md, choices)."""
 POSITIVE = ("learning_rate", "gradient_clip")
 BELOW_ONE = ("ema", "overlap", "channel_dropout")
 NULLABLE = {"spacing_mm": list, "workers": int, "shares": int, "cache": str, "fine_tune": str, "logger": str}
@@ -39,9 +41,11 @@ def template() -> str:
 
 
 def default_settings(task: Task) -> dict[str, Any]:
-    """Every setting with the value it has before anything is changed: train.yaml's, and the task's own ``patch_size`` etc."""
+    """Every setting with the value it has before anything is changed: train.yaml's, and what follows from the task."""
     values: dict[str, Any] = yaml.safe_load(template().split(RUN_MARK)[0])
     plain = task.as_dict()
+    if task.network_dims == 2 or task.kind == "classification":
+        values["learning_rate"] = GENTLE_RATE
     return values | {name: plain[name] for name in TASK_SETTINGS}
 
 
