@@ -1,6 +1,6 @@
 """What each choice of the default training is worth: the same training with one setting changed, on training cases alone.
 
-    python -m benchmarks.ablations hippocampus:shipped nuclei:rate_low --minutes 4    arms, one after the other
+    python -m benchmarks.ablations hippocampus:shipped nuclei:rate_high --minutes 4   arms, one after the other
     python -m benchmarks.ablations --list
     python -m benchmarks.ablations --collect                                 a table of all arms that are there
 
@@ -48,8 +48,8 @@ ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
     "nuclei": {
         BASE: SMALL,
-        "rate_low": SMALL | {"learning_rate": 0.001},
-        "rate_high": SMALL | {"learning_rate": 0.006},
+        "rate_low": SMALL | {"learning_rate": 0.0003},
+        "rate_high": SMALL | {"learning_rate": 0.003},
         "stem_2": SMALL | {"network": {"strides": [2, 2, 2, 2]}},
         "deep_supervision": SMALL | {"deep_supervision": True},
         "batch_2": SMALL | {"batch_size": 2},
