@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import machine
-from benchmarks.training_results import case_means
+from benchmarks.training_results import FOLDS, ahead, ahead_of, case_means
+from medseg3d.io import Case
 from medseg3d.task import Task
 
 KEPT = Path(__file__).parent.parent / "docs" / "results" / "ablations"
@@ -76,10 +77,9 @@ WORDS = {
 }
 
 
-def find(name: str, work: Path, *, quick: bool, minutes: float) -> tuple[Path, Task, dict[str, list[str]]]:
-    """A data set's folder, the task it is trained with, and the names of the cases to train on and to score."""
+def find(name: str, work: Path, *, quick: bool, minutes: float) -> tuple[Path, Task, list[Case], list[Case]]:
+    """A data set's folder, the task it is trained with, and the cases to train on and to score."""
     from benchmarks import slices
-    from benchmarks.training_results import FOLDS
     from medseg3d.io import split_cases
     from medseg3d.task import load_task
     from medseg3d.training.folds import assign_folds, groups_of
@@ -100,8 +100,8 @@ def find(name: str, work: Path, *, quick: bool, minutes: float) -> tuple[Path, T
         task = load_task(name)
         cases = split_cases(find_data(folder, task).cases)[0]
     folds = assign_folds(groups_of(cases), {case.name: () for case in cases}, FOLDS)
-    left_out = [case.name for case in cases if folds[case.name] == 1]
-    return folder, task, {"training": [c.name for c in cases if c.name not in left_out], "validation": left_out}
+    training = [case for case in cases if folds[case.name] != 1]
+    return folder, task, training, [case for case in cases if folds[case.name] == 1]
 
 
 def run_arm(name: str, arm: str, minutes: float, work: Path, kept: Path, *, quick: bool = False) -> dict[str, Any]:
@@ -114,18 +114,19 @@ def run_arm(name: str, arm: str, minutes: float, work: Path, kept: Path, *, quic
     from medseg3d.training.run import train
 
     changes = dict(ARMS[name][arm])
-    source, task, names = find(name, work, quick=quick, minutes=minutes)
+    source, task, training, scored = find(name, work, quick=quick, minutes=minutes)
     run = work / f"{name}-{arm}"
     length: dict[str, Any] = {"max_time_s": minutes * 60 - (time.monotonic() - began)}
     if quick:
         changes |= {**QUICK, "network": {**changes.get("network", {}), **QUICK["network"]}}
         length = {}
     started = time.monotonic()
-    train(task, source, run, overrides=changes, split=names | {"validation": []}, **length)
+    train(
+        task, source, run, overrides=changes, split={"training": [c.name for c in training], "validation": []}, **length
+    )
     about = {"data": name, "arm": arm, "minutes": minutes, "settings": dict(ARMS[name][arm]), **trained(run, started)}
-    cases = [c for c in _cases(source, task) if c.name in names["validation"]]
-    predict_folder(run, source, run / "predictions", cases=cases, progress=False)
-    evaluate(source, run / "predictions", task, output=kept / run.name, cases=names["validation"])
+    predict_folder(run, source, run / "predictions", cases=scored, progress=False)
+    evaluate(source, run / "predictions", task, output=kept / run.name, cases=[c.name for c in scored])
     (kept / run.name / "summary.json").unlink()  # per_case.csv says it all
     scores = case_means(kept / run.name / "per_case.csv")
     about |= {"dice": statistics.fmean(case["dice"] for case in scores.values()), "machine": machine()}
@@ -133,28 +134,18 @@ def run_arm(name: str, arm: str, minutes: float, work: Path, kept: Path, *, quic
     return about
 
 
-def _cases(source: Path, task: Task) -> Any:
-    from medseg3d.training.source import find_data
-
-    return find_data(source, task).cases
-
-
 def table(kept: Path) -> str:
     """All arms in Markdown, with the difference from the shipped training over the same cases."""
-    from medseg3d.metrics.interval import mean_interval
-
     lines = ["| data | arm | minutes | steps | mean Dice | against it [95 % CI] |", "|" + "---|" * 6]
     for name, arms in ARMS.items():
         scores = {a: case_means(kept / f"{name}-{a}" / "per_case.csv") for a in arms if (kept / f"{name}-{a}").is_dir()}
-        for arm in scores:
+        for arm, mine in scores.items():
             about = json.loads((kept / f"{name}-{arm}" / "arm.json").read_text())
             words = WORDS.get(arm, "as shipped").format(**about["settings"])
-            line = f"| {name} | {words} | {about['minutes']:g} | {about['steps']} | {about['dice']:.4f} |"
-            if arm != BASE and BASE in scores:
-                gains = [scores[arm][case]["dice"] - scores[BASE][case]["dice"] for case in scores[BASE]]
-                low, high = mean_interval(gains)
-                line += f" {statistics.fmean(gains):+.4f} [{low:+.4f}, {high:+.4f}] |"
-            lines.append(line if line.count("|") == 7 else f"{line} |")
+            gain = ahead(ahead_of({0: scores[BASE]}, {0: mine})) if arm != BASE and BASE in scores else ""
+            lines.append(
+                f"| {name} | {words} | {about['minutes']:g} | {about['steps']} | {about['dice']:.4f} | {gain} |"
+            )
     return "\n".join(lines)
 
 

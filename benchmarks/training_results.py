@@ -156,7 +156,7 @@ def tables(results: Mapping[str, Any]) -> str:
             for side, entry in _ranked(results[key]):
                 seeds = ", ".join(f"{dice:.4f}" for _, dice in sorted(entry["seeds"].items(), key=lambda x: int(x[0])))
                 lines.append(
-                    f"| {minutes:g} | {side} | {entry['mean']:.4f} | {entry['spread']:.4f} | {seeds} | {_ahead(entry)} "
+                    f"| {minutes:g} | {side} | {entry['mean']:.4f} | {entry['spread']:.4f} | {seeds} | {ahead(entry)} "
                     f"| {_distance(entry)} | {number(entry['nsd_1mm'], 4)} | {entry['parameters'] / 1e6:.2f} M |"
                 )
         parts.append("\n".join(lines))
@@ -168,7 +168,7 @@ def tables(results: Mapping[str, Any]) -> str:
         for side, entry in _ranked(folds):
             each = ", ".join(f"{fold}: {dice:.4f}" for fold, dice in entry["folds"].items())
             lines.append(
-                f"| {side} | {entry['minutes']:g} | {entry['mean']:.4f} | {_ahead(entry)} "
+                f"| {side} | {entry['minutes']:g} | {entry['mean']:.4f} | {ahead(entry)} "
                 f"| {_distance(entry)} | {number(entry['nsd_1mm'], 4)} | {each} |"
             )
         parts.append("\n".join(lines))
@@ -199,7 +199,8 @@ def number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _ahead(entry: Mapping[str, Any]) -> str:
+def ahead(entry: Mapping[str, Any]) -> str:
+    """Of ``ahead_of``, in words; empty where it found nothing."""
     if "ours_ahead" not in entry:
         return ""
     low, high = entry["ours_ahead_interval"]
