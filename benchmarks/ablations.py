@@ -1,6 +1,6 @@
 """What each choice of the default training is worth: the same training with one setting changed, on training cases alone.
 
-    python -m benchmarks.ablations hippocampus:shipped nuclei:rate_high --minutes 4   arms, one after the other
+    python -m benchmarks.ablations hippocampus:shipped nuclei:rate_high:1 --minutes 4   arms and seeds, one after the other
     python -m benchmarks.ablations --list
     python -m benchmarks.ablations --collect                                 a table of all arms that are there
 
@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,17 @@ from medseg3d.task import Task
 
 KEPT = Path(__file__).parent.parent / "docs" / "results" / "ablations"
 BASE = "shipped"
-"""The arm that the others are compared with."""
+"""The arm that the others of the same minutes are compared with, seed by seed."""
 SMALL = {"patch_size": [160, 192], "batch_size": 4}
 """What is planned for nuclei and ten minutes of one core."""
 ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "hippocampus": {
         BASE: {},
-        "again": {"seed": 1},
         "rate_low": {"learning_rate": 0.001},
         "rate_high": {"learning_rate": 0.01},
+        "rate_higher": {"learning_rate": 0.02},
         "no_average": {"ema": 0.0},
+        "rate_high_no_average": {"learning_rate": 0.01, "ema": 0.0},
         "deep_supervision": {"deep_supervision": True},
         "any_place": {"foreground_share": 0.0},
         "no_augmentation": {"augmentation": 0.0},
@@ -60,21 +62,47 @@ ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 }
 """By data set the settings of each arm. ``slices`` are the hippocampi with slices of 6 mm (benchmarks/slices.py), as planned."""
 WORDS = {
-    "again": "as shipped, another seed",
-    "rate_low": "`learning_rate` {learning_rate}",
-    "rate_high": "`learning_rate` {learning_rate}",
-    "no_average": "`ema: 0`",
-    "deep_supervision": "`deep_supervision: true`",
-    "any_place": "`foreground_share: 0`",
-    "no_augmentation": "`augmentation: 0`",
-    "dice_alone": "`loss: dice`",
+    BASE: "as shipped",
     "large_patch": "patch of the largest image, 80 x 112 x 80",
     "stem_2": "logits at stride 2",
-    "float32": "`precision: float32`",
-    "batch_2": "`batch_size: 2`",
     "whole_image": "patches of 256 x 256",
     "usual_strides": "strides of 4, 2, 2, 2 on all axes",
 }
+"""Of arms whose settings do not speak for themselves."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training.
+
+    Args:
+        data: one of ``ARMS``.
+        name: of the settings that it changes.
+        minutes: wall clock.
+        seed: of the training.
+    """
+
+    data: str
+    name: str
+    minutes: float
+    seed: int = 0
+
+    @classmethod
+    def read(cls, text: str, minutes: float) -> Arm:
+        """``DATA:ARM`` or ``DATA:ARM:SEED``."""
+        data, _, rest = text.partition(":")
+        name, _, seed = rest.partition(":")
+        if name not in ARMS.get(data, {}) or not (seed or "0").isdigit():
+            raise ValueError(f"{text!r} is none of --list, which :SEED may follow")
+        return cls(data, name, minutes, int(seed or 0))
+
+    @property
+    def folder(self) -> str:
+        return f"{self.data}-{self.name}-{self.minutes:g}min-seed{self.seed}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(ARMS[self.data][self.name])
 
 
 def find(name: str, work: Path, *, quick: bool, minutes: float) -> tuple[Path, Task, list[Case], list[Case]]:
@@ -104,7 +132,7 @@ def find(name: str, work: Path, *, quick: bool, minutes: float) -> tuple[Path, T
     return folder, task, training, [case for case in cases if folds[case.name] == 1]
 
 
-def run_arm(name: str, arm: str, minutes: float, work: Path, kept: Path, *, quick: bool = False) -> dict[str, Any]:
+def run_arm(arm: Arm, work: Path, kept: Path, *, quick: bool = False) -> dict[str, Any]:
     """Train, predict and score one arm; returns and writes what is kept of it."""
     began = time.monotonic()
     from benchmarks.slices import QUICK
@@ -113,10 +141,10 @@ def run_arm(name: str, arm: str, minutes: float, work: Path, kept: Path, *, quic
     from medseg3d.inference.folder import predict_folder
     from medseg3d.training.run import train
 
-    changes = dict(ARMS[name][arm])
-    source, task, training, scored = find(name, work, quick=quick, minutes=minutes)
-    run = work / f"{name}-{arm}"
-    length: dict[str, Any] = {"max_time_s": minutes * 60 - (time.monotonic() - began)}
+    changes = arm.settings | {"seed": arm.seed}
+    source, task, training, scored = find(arm.data, work, quick=quick, minutes=arm.minutes)
+    run = work / arm.folder
+    length: dict[str, Any] = {"max_time_s": arm.minutes * 60 - (time.monotonic() - began)}
     if quick:
         changes |= {**QUICK, "network": {**changes.get("network", {}), **QUICK["network"]}}
         length = {}
@@ -124,7 +152,7 @@ def run_arm(name: str, arm: str, minutes: float, work: Path, kept: Path, *, quic
     train(
         task, source, run, overrides=changes, split={"training": [c.name for c in training], "validation": []}, **length
     )
-    about = {"data": name, "arm": arm, "minutes": minutes, "settings": dict(ARMS[name][arm]), **trained(run, started)}
+    about = {**asdict(arm), "settings": arm.settings, **trained(run, started)}
     predict_folder(run, source, run / "predictions", cases=scored, progress=False)
     evaluate(source, run / "predictions", task, output=kept / run.name, cases=[c.name for c in scored])
     (kept / run.name / "summary.json").unlink()  # per_case.csv says it all
@@ -135,24 +163,37 @@ def run_arm(name: str, arm: str, minutes: float, work: Path, kept: Path, *, quic
 
 
 def table(kept: Path) -> str:
-    """All arms in Markdown, with the difference from the shipped training over the same cases."""
-    lines = ["| data | arm | minutes | steps | mean Dice | against it [95 % CI] |", "|" + "---|" * 6]
-    for name, arms in ARMS.items():
-        scores = {a: case_means(kept / f"{name}-{a}" / "per_case.csv") for a in arms if (kept / f"{name}-{a}").is_dir()}
-        for arm, mine in scores.items():
-            about = json.loads((kept / f"{name}-{arm}" / "arm.json").read_text())
-            words = WORDS.get(arm, "as shipped").format(**about["settings"])
-            gain = ahead(ahead_of({0: scores[BASE]}, {0: mine})) if arm != BASE and BASE in scores else ""
+    """All arms in Markdown, with the difference from the shipped training over the same cases and seeds."""
+    found: dict[tuple[str, float], dict[str, dict[int, dict[str, Any]]]] = {}
+    for file in sorted(kept.glob("*/arm.json")):
+        about = json.loads(file.read_text()) | {"scores": case_means(file.parent / "per_case.csv")}
+        group = found.setdefault((about["data"], about["minutes"]), {})
+        group.setdefault(about["name"], {})[about["seed"]] = about
+    lines = [
+        "| data | minutes | setting | seeds | steps | mean Dice | against it [95 % CI over cases] |",
+        "|" + "---|" * 7,
+    ]
+    for (data, minutes), arms in sorted(found.items()):
+        base = {seed: about["scores"] for seed, about in arms.get(BASE, {}).items()}
+        for name in sorted(arms, key=list(ARMS[data]).index):
+            seeds = arms[name]
+            gain = ahead_of(base, {seed: about["scores"] for seed, about in seeds.items()}) if name != BASE else {}
+            words = WORDS.get(name) or ", ".join(
+                f"`{key}: {json.dumps(value)}`"
+                for key, value in seeds[min(seeds)]["settings"].items()
+                if key not in SMALL
+            )
+            steps = " and ".join(str(about["steps"]) for about in seeds.values())
+            dice = statistics.fmean(about["dice"] for about in seeds.values())
             lines.append(
-                f"| {name} | {words} | {about['minutes']:g} | {about['steps']} | {about['dice']:.4f} | {gain} |"
+                f"| {data} | {minutes:g} | {words} | {len(seeds)} | {steps} | {dice:.4f} | {ahead(gain) if gain else ''} |"
             )
     return "\n".join(lines)
 
 
 def main() -> None:
-    every = [f"{name}:{arm}" for name, arms in ARMS.items() for arm in arms]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("arms", nargs="*", metavar="DATA:ARM", help="to train; see --list")
+    parser.add_argument("arms", nargs="*", metavar="DATA:ARM[:SEED]", help="to train; see --list")
     parser.add_argument("--list", action="store_true", help="print all arms and what they change")
     parser.add_argument("--minutes", type=float, default=4.0, help="for each arm")
     parser.add_argument(
@@ -162,22 +203,24 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a flat JSON object")
     parser.add_argument("--quick", action="store_true", help="phantoms and two steps, to see that it works")
     options = parser.parse_args()
-    if unknown := [arm for arm in options.arms if arm not in every]:
-        parser.error(f"{unknown[0]!r} is none of {', '.join(every)}")
+    chosen = ["slices:shipped", "slices:usual_strides"] if options.quick else options.arms
+    try:
+        arms = [Arm.read(text, options.minutes) for text in chosen]
+    except ValueError as error:
+        parser.error(str(error))
     if options.list:
-        for arm in every:
-            name, _, key = arm.partition(":")
-            print(f"{arm:30} {dict(ARMS[name][key]) or 'nothing'}")
+        for data, named in ARMS.items():
+            for name, settings in named.items():
+                print(f"{f'{data}:{name}':34} {dict(settings) or 'nothing'}")
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         kept, work = (Path(temporary, "kept"), Path(temporary)) if options.quick else (KEPT, options.work)
-        for arm in ["slices:shipped", "slices:usual_strides"] if options.quick else options.arms:
-            name, _, key = arm.partition(":")
-            if (kept / f"{name}-{key}" / "arm.json").exists():
-                print(f"{arm} is done; remove {kept / f'{name}-{key}'} to do it again")
+        for arm in arms:
+            if (kept / arm.folder / "arm.json").exists():
+                print(f"{arm.folder} is done; remove {kept / arm.folder} to do it again")
                 continue
-            about = run_arm(name, key, options.minutes, work, kept, quick=options.quick)
-            figures |= {f"{name}.{key}.{figure}": about[figure] for figure in ("steps", "dice")}
+            about = run_arm(arm, work, kept, quick=options.quick)
+            figures |= {f"{arm.data}.{arm.name}.{figure}": about[figure] for figure in ("steps", "dice")}
         if options.collect or options.quick:
             print(table(kept))
     if options.json:

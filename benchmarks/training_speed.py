@@ -8,7 +8,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -30,6 +29,8 @@ from medseg3d.training.step import Stepper
 from medseg3d.volume import AxisMap, Grid
 
 SIDES = ("medseg3d", "plain", "dynunet")
+BF16 = "_bf16"
+"""What a side's name ends in where it computes under bfloat16 autocast."""
 
 
 def made_up_cases(task: Task, count: int) -> list[PreparedCase]:
@@ -101,10 +102,16 @@ def network_of(side: str, task: Task) -> nn.Module:
 
 
 def measure(side: str, steps: int, shrink: int) -> dict[str, float]:
-    """Seconds of a float32 step on two hippocampus patches with AdamW, and the process's peak memory in MB."""
+    """Seconds of a step on two hippocampus patches with AdamW, and the process's peak memory in MB.
+
+    Args:
+        side: of ``SIDES``, alone (float32) or with ``BF16``.
+        steps: measured, after two that warm up.
+        shrink: the patch's sides are divided by this, to be quick.
+    """
     task = load_task("hippocampus")
     size = [max(32, n // shrink // 32 * 32) for n in task.patch_size]
-    network = network_of(side, Task.from_dict({**task.as_dict(), "patch_size": size}))
+    network = network_of(side.removesuffix(BF16), Task.from_dict({**task.as_dict(), "patch_size": size}))
     loss = build_loss("auto", task)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, fused=True)
     image = torch.randn(2, task.in_channels, *size)
@@ -112,7 +119,9 @@ def measure(side: str, steps: int, shrink: int) -> dict[str, float]:
     seconds = []
     for _ in range(steps + 2):
         start = time.perf_counter()
-        loss(network(image).float(), target).backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=side.endswith(BF16)):
+            logits = network(image)
+        loss(logits.float(), target).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         seconds.append(time.perf_counter() - start)
@@ -124,11 +133,11 @@ def count_parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def compared(steps: int, shrink: int, rounds: int, names: Sequence[str] = SIDES) -> dict[str, dict[str, float]]:
+def compared(steps: int, shrink: int, rounds: int) -> dict[str, dict[str, float]]:
     """``measure`` of each side in a process of its own, in turn; the best of some rounds."""
     found: dict[str, dict[str, float]] = {}
     for _ in range(rounds):
-        for name in names:
+        for name in (*SIDES, *(side + BF16 for side in SIDES)):
             code = f"import json, benchmarks.training_speed as b; print(json.dumps(b.measure({name!r}, {steps}, {shrink})))"
             done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
             now = dict(json.loads(done.stdout.splitlines()[-1]))

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from medseg3d.networks import segformer
+from medseg3d.task import load_task
+from medseg3d.training.processes import Processes
+from medseg3d.training.recipe import Recipe
+from medseg3d.training.settings import merge_settings
 from medseg3d.training.shares import Shares, draws_at_random, one_thread, usual_shares
+from medseg3d.training.step import Stepper
 
 
 @pytest.fixture
@@ -43,6 +48,13 @@ def network() -> nn.Module:
 
 def loss_of(image: Tensor, one: nn.Module) -> Tensor:
     return one(image).square().mean()
+
+
+def shares_of(one: nn.Module) -> Shares | None:
+    """What a training of a network divides its batches into."""
+    settings = merge_settings(load_task("nuclei"), {})
+    recipe = Recipe(**{name: settings[name] for name in Recipe.__dataclass_fields__})
+    return Stepper(one, nn.MSELoss(), lambda images, network: network(images), recipe, Processes()).shares
 
 
 def norms_fixed(one: nn.Module) -> nn.Module:
@@ -145,7 +157,7 @@ def test_copies_share_weights_and_not_statistics() -> None:
 
 
 @pytest.mark.parametrize("option", ["dropout", "drop_path", "decoder_dropout"])
-def test_what_draws_at_random_is_computed_in_turn(option: str, two_threads: None) -> None:
+def test_what_draws_at_random_is_computed_as_one(option: str, two_threads: None) -> None:
     """Threads would come to the generator of random numbers in an order of chance."""
     random = segformer(
         "mit_b0",
@@ -156,8 +168,10 @@ def test_what_draws_at_random_is_computed_in_turn(option: str, two_threads: None
         heads=(1, 1, 1, 1),
         **{option: 0.5},
     )
-    assert draws_at_random(random) and Shares(random, 4).workers == 1
-    assert not draws_at_random(network()) and Shares(network(), 4).workers == 2
+    assert draws_at_random(random) and not draws_at_random(network())
+    assert shares_of(random) is None
+    beside = shares_of(network())
+    assert beside is not None and beside.count == 2
 
 
 def test_an_error_in_a_share_reaches_the_caller_and_threads_are_as_before(two_threads: None) -> None:

@@ -27,7 +27,7 @@ SAMPLE_COPIES = 3
 """Of each sample: cut out, changed, in the batch."""
 STATES = 5
 """Of each weight: itself, its gradient, two moments, the average."""
-SECONDS_PER_VOXEL = {2: 1.5e-6, 3: 4e-7}
+SECONDS_PER_VOXEL = {2: 8e-7, 3: 4e-7}
 """Of a step with the smallest network and one channel on two processor cores, where nothing is measured; docs/planning.md."""
 WARM_STEPS, MEASURED_STEPS = 1, 2
 

@@ -28,8 +28,8 @@ class Recipe:
         patience: validations without a better score (by ``PLATEAU``) after which the training ends; 0 never.
         checkpointing: compute activations again in the backward pass, to save memory.
         compile: ``torch.compile`` the network.
-        shares: parts of a batch that are computed side by side on a processor; None: one per core, 4 at most. It belongs to the
-            result: norm statistics are those of a share.
+        shares: parts of a batch that are computed side by side on a processor; None: one per core, 4 at most; of a network with
+            dropout always one. It belongs to the result: norm statistics are those of a share.
         deep_supervision: train heads on the encoder's coarser maps beside the network.
 
     Raises:

@@ -25,7 +25,10 @@ def usual_shares() -> int:
 
 
 def draws_at_random(network: nn.Module) -> bool:
-    """Whether a forward pass in training draws random numbers."""
+    """Whether a forward pass in training draws random numbers.
+
+    The generator of them is one for all threads, which would come to it in an order of chance.
+    """
     return any(
         (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0) or (isinstance(m, DropPath) and m.rate > 0)
         for m in network.modules()
@@ -57,7 +60,7 @@ class Shares:
     of the shares, so neither the order in which they are done nor the number of threads that do them changes anything.
 
     Args:
-        network: on the processor.
+        network: on the processor; not one that ``draws_at_random``.
         count: shares at most.
     """
 
@@ -67,9 +70,8 @@ class Shares:
         self.weights = [p for p in network.parameters() if p.requires_grad]
         shared = {id(p): p for p in network.parameters()}
         self.copies = [copy.deepcopy(network, dict(shared)) for _ in range(count)]
-        # The generator of random numbers is one for all threads, and the order in which they come to it is chance.
         self.threads = torch.get_num_threads()
-        self.workers = 1 if draws_at_random(network) else min(count, self.threads)
+        self.workers = min(count, self.threads)
         self._pool: ThreadPoolExecutor | None = None
 
     def add_gradients(self, losses: Sequence[Callable[[nn.Module], Tensor]]) -> Tensor:

@@ -19,7 +19,7 @@ from medseg3d.training.optimizer import WeightAverage, build_optimizer, learning
 from medseg3d.training.processes import Processes
 from medseg3d.training.recipe import Recipe
 from medseg3d.training.sampling import seed_step
-from medseg3d.training.shares import Shares, one_thread, usual_shares
+from medseg3d.training.shares import Shares, draws_at_random, one_thread, usual_shares
 from medseg3d.training.supervision import DeeplySupervised, supervised_loss
 
 
@@ -70,6 +70,7 @@ class Stepper:
         self.average = WeightAverage(network, recipe.ema)
         self.autocast = autocast_type(recipe.precision, self.device)
         side_by_side = self.device.type == "cpu" and processes.count == 1 and not recipe.compile
+        side_by_side = side_by_side and not draws_at_random(self.trained)
         count = min(recipe.shares or usual_shares(), recipe.batch_size // recipe.accumulate) if side_by_side else 1
         self.shares = Shares(self.trained, count) if count > 1 else None
         if recipe.checkpointing:
