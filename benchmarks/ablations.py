@@ -178,11 +178,8 @@ def table(kept: Path) -> str:
         for name in sorted(arms, key=list(ARMS[data]).index):
             seeds = arms[name]
             gain = ahead_of(base, {seed: about["scores"] for seed, about in seeds.items()}) if name != BASE else {}
-            words = WORDS.get(name) or ", ".join(
-                f"`{key}: {json.dumps(value)}`"
-                for key, value in seeds[min(seeds)]["settings"].items()
-                if key not in SMALL
-            )
+            changed = (pair for pair in seeds[min(seeds)]["settings"].items() if pair not in SMALL.items())
+            words = WORDS.get(name) or ", ".join(f"`{key}: {json.dumps(value)}`" for key, value in changed)
             steps = " and ".join(str(about["steps"]) for about in seeds.values())
             dice = statistics.fmean(about["dice"] for about in seeds.values())
             lines.append(
