@@ -219,7 +219,9 @@ def speed_and_pipeline(options: argparse.Namespace) -> None:
             rows[f"{task}: a step on a fixed batch"] = fixed
             figures[key] = whole / fixed
     if options.only in (None, "speed"):
-        found = compared(2 if options.quick else 8, 2 if options.quick else 1, 1 if options.quick else 3)
+        found = compared(
+            2 if options.quick else 8, 2 if options.quick else 1, 1 if options.quick else min(options.repeats, 3)
+        )
         for side, values in found.items():
             rows[f"{side}: a training step"] = values["step_s"]
             figures[f"steps_per_s.{side}"] = 1 / values["step_s"]
