@@ -40,7 +40,6 @@ ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "rate_high": {"learning_rate": 0.01},
         "rate_higher": {"learning_rate": 0.02},
         "no_average": {"ema": 0.0},
-        "rate_high_no_average": {"learning_rate": 0.01, "ema": 0.0},
         "deep_supervision": {"deep_supervision": True},
         "any_place": {"foreground_share": 0.0},
         "no_augmentation": {"augmentation": 0.0},

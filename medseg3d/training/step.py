@@ -69,8 +69,8 @@ class Stepper:
         # The average deep-copies the network, which must be neither wrapped nor patched yet.
         self.average = WeightAverage(network, recipe.ema)
         self.autocast = autocast_type(recipe.precision, self.device)
-        side_by_side = self.device.type == "cpu" and processes.count == 1 and not recipe.compile
-        side_by_side = side_by_side and not draws_at_random(self.trained)
+        alone = self.device.type == "cpu" and processes.count == 1
+        side_by_side = alone and not recipe.compile and not draws_at_random(self.trained)
         count = min(recipe.shares or usual_shares(), recipe.batch_size // recipe.accumulate) if side_by_side else 1
         self.shares = Shares(self.trained, count) if count > 1 else None
         if recipe.checkpointing:
