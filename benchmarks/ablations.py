@@ -47,6 +47,8 @@ ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "large_patch": {"patch_size": [80, 112, 80]},
         "stem_2": {"network": {"strides": [2, 2, 2, 2]}},
         "float32": {"precision": "float32"},
+        "fifth": {"network": {"widths": [32, 64, 64, 80], "heads": [1, 2, 4, 5], "decoder_width": 128}},
+        "third": {"network": {"widths": [32, 64, 96, 128], "heads": [1, 2, 3, 4], "decoder_width": 128}},
     },
     "nuclei": {
         BASE: SMALL,
@@ -65,6 +67,8 @@ WORDS = {
     "large_patch": "patch of the largest image, 80 x 112 x 80",
     "stem_2": "logits at stride 2",
     "whole_image": "patches of 256 x 256",
+    "fifth": "widths of 32, 64, 64, 80 (1.1 million parameters)",
+    "third": "widths of 32, 64, 96, 128 (1.7 million parameters)",
     "usual_strides": "strides of 4, 2, 2, 2 on all axes",
 }
 """Of arms whose settings do not speak for themselves."""
