@@ -44,7 +44,13 @@ BALL = {
     "spacing_mm": [1.0, 1.0, 1.0],
 }
 SETTINGS = {
-    "network": {"widths": [8, 16, 20, 32], "depths": [1, 1, 1, 1], "decoder_width": 16, "drop_path": 0.2},
+    "network": {
+        "widths": [8, 16, 20, 32],
+        "depths": [1, 1, 1, 1],
+        "heads": [1, 2, 5, 8],
+        "decoder_width": 16,
+        "drop_path": 0.2,
+    },
     "steps_per_epoch": 2,
     "validation_interval": 1,
     "warmup_epochs": 1,

@@ -156,7 +156,7 @@ def defaults(quick: bool, repeats: int, sw_batch_size: int) -> dict[str, float]:
     out: dict[str, float] = {}
     for name in task_names():
         task = load_task(name)
-        if task.kind != "segmentation" or task.network != "default" or (quick and name != "hippocampus"):
+        if task.kind != "segmentation" or task.network == "segformer3d" or (quick and name != "hippocampus"):
             continue
         roi = tuple((32 if task.spatial_dims == 3 else 64) if quick else n for n in task.patch_size)
         scene = Scene(
@@ -165,7 +165,7 @@ def defaults(quick: bool, repeats: int, sw_batch_size: int) -> dict[str, float]:
             task.out_channels,
             regions=task.regions,
             channels=task.in_channels,
-            network="segformer",
+            network="segformer" if task.network == "default" else task.network,
         )
         found = compare(f"default_{name}", scene, ("theirs", "bf16"), repeats, sw_batch_size)
         out |= {k: v for k, v in found.items() if k.endswith(("_seconds", "_speedup"))}

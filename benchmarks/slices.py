@@ -44,7 +44,7 @@ QUICK = {
     "epochs": 1,
     "steps_per_epoch": 2,
     "batch_size": 2,
-    "network": {"widths": [8, 16, 20, 32], "depths": [1, 1, 1, 1], "decoder_width": 16},
+    "network": {"widths": [8, 16, 20, 32], "depths": [1, 1, 1, 1], "heads": [1, 2, 5, 8], "decoder_width": 16},
 }
 
 

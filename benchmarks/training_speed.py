@@ -92,10 +92,10 @@ def pipeline(task_name: str, steps: int, *, shrink: int = 1) -> tuple[float, flo
 def network_of(side: str, task: Task) -> nn.Module:
     """The network of one side, at a task's channels and labels."""
     from benchmarks.plain_segformer import PlainSegFormer
-    from medseg3d.networks import segformer3d
+    from medseg3d.networks import segformer, segformer3d
 
-    if side == "medseg3d":
-        return new_network(network_config(task, {}), 0)
+    if side == "medseg3d":  # of the size of the published one
+        return segformer("mit_b0", task.network_dims, task.in_channels, task.out_channels)
     if side == "plain":
         return PlainSegFormer(segformer3d(task.in_channels, task.out_channels))
     return dynunet(task)

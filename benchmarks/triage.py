@@ -26,7 +26,7 @@ from medseg3d.training.calibration import Expectations, expectations, validation
 
 WORST, LOOKED_AT = 5, 10
 QUICK = {
-    "network": {"widths": [8, 16, 20, 32], "depths": [1, 1, 1, 1], "decoder_width": 16},
+    "network": {"widths": [8, 16, 20, 32], "depths": [1, 1, 1, 1], "heads": [1, 2, 5, 8], "decoder_width": 16},
     "steps_per_epoch": 25,
     "warmup_epochs": 0,
     "learning_rate": 0.002,

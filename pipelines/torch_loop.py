@@ -2,7 +2,7 @@
 
     python pipelines/torch_loop.py [STEPS] [SIZE]
 
-STEPS: of training, one whole brain phantom each; default 150. SIZE: mit_b0 (default) to mit_b5.
+STEPS: of training, one whole brain phantom each; default 150. SIZE: mit_b0 (default), mit_tiny, or mit_b1 to mit_b5.
 """
 
 from __future__ import annotations

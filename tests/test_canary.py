@@ -147,7 +147,7 @@ def test_nifti(tmp_path: Path, said, caplog: pytest.LogCaptureFixture) -> None:
             signed_nifti(path)
     (tmp_path / "task.yaml").write_text(json.dumps(ball_task().as_dict()))
     logging.getLogger("medseg3d").addHandler(caplog.handler)
-    network = '{"widths": [8, 16, 20, 32], "depths": [1, 1, 1, 1], "decoder_width": 16}'
+    network = '{"widths": [8, 16, 20, 32], "depths": [1, 1, 1, 1], "heads": [1, 2, 5, 8], "decoder_width": 16}'
     settings = ["--set", f"network={network}", "--set", "steps_per_epoch=2", "--set", f"cache={out / 'cache'}"]
     task = ("--task", tmp_path / "task.yaml")
     run("train", *task, "--data", data, "-o", out / "run", "--epochs", 1, *settings)

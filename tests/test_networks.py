@@ -87,6 +87,12 @@ def test_parameter_counts_of_2d_segformers(size, count) -> None:
     assert parameters(segformer(size, 2, 3, 150)) == count
 
 
+def test_the_smallest_size_has_a_fifth_of_the_parameters_of_nnunets_smallest() -> None:
+    """5,601,545 for the hippocampus (docs/results.json, nnunet)."""
+    assert parameters(segformer("mit_tiny", 3, 1, 3)) == 1_045_683
+    assert set(segformer("mit_tiny", 2, 1, 3)(torch.zeros(1, 1, 64, 64)).shape) == {1, 3, 64}
+
+
 @pytest.mark.parametrize("shape", [(96, 96, 64), (97, 83, 41), (64, 128, 256), (512, 384), (33, 65), (8, 16, 9)])
 def test_any_size_comes_back(shape) -> None:
     network = SegFormer(len(shape), 2, 3, **TINY).eval()

@@ -14,7 +14,7 @@ from medseg3d.io import read_seg
 from tests.shared import ROOT
 
 TINY = [
-    "network={widths: [8, 16, 20, 32], depths: [1, 1, 1, 1], decoder_width: 16}",
+    "network={widths: [8, 16, 20, 32], depths: [1, 1, 1, 1], heads: [1, 2, 5, 8], decoder_width: 16}",
     "epochs=1",
     "steps_per_epoch=2",
     "batch_size=1",

@@ -231,6 +231,17 @@ def test_rare_structures_are_looked_for() -> None:
     assert "foreground_share" not in chosen(fingerprint((64, 64, 64), (1, 1, 1), share=1e-5)).task.train
 
 
+def test_volumes_that_a_small_patch_shows_whole_get_the_smallest_network() -> None:
+    small = chosen(fingerprint((36, 50, 35), (1, 1, 1), labels={"organ": 15.0}))
+    assert small.task.network == "mit_tiny"
+    assert "few positions" in small.reasons["network"]
+    large = fingerprint((200, 200, 200), (1, 1, 1), labels={"organ": 40.0})
+    assert chosen(large).task.network == "default"
+    part = chosen(large, budget_s=300.0, voxel_s=1e-6)
+    assert math.prod(part.task.patch_size) < 2**19
+    assert part.task.network == "default", "a small patch of a large image"
+
+
 def test_less_memory_and_less_time_give_smaller_patches() -> None:
     found = fingerprint((200, 200, 200), (1, 1, 1), labels={"organ": 8.0})
     sizes = [math.prod(chosen(found, memory_gb=gb).task.patch_size) for gb in (8, 3, 2.5)]

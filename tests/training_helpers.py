@@ -11,7 +11,7 @@ from medseg3d.io import write_volume
 from medseg3d.task import Task
 from medseg3d.volume import Volume
 
-NETWORK = {"widths": [8, 16, 20, 32], "depths": [1, 1, 1, 1], "decoder_width": 16}
+NETWORK = {"widths": [8, 16, 20, 32], "depths": [1, 1, 1, 1], "heads": [1, 2, 5, 8], "decoder_width": 16}
 SETTINGS: dict[str, Any] = {
     "network": NETWORK,
     "steps_per_epoch": 4,

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from medseg3d.networks.mit import SIZES, MixTransformer, mit_b0, mit_b1, mit_b2, mit_b3, mit_b4, mit_b5
+from medseg3d.networks.mit import SIZES, MixTransformer, mit_b0, mit_b1, mit_b2, mit_b3, mit_b4, mit_b5, mit_tiny
 from medseg3d.networks.segformer import SegFormer, SegFormerClassifier, segformer, segformer3d
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "mit_b3",
     "mit_b4",
     "mit_b5",
+    "mit_tiny",
     "segformer",
     "segformer3d",
 ]

@@ -18,6 +18,7 @@ from medseg3d.networks.strides import kernel_of, plain, size_multiple, stage_str
 REDUCTIONS = {2: (8, 4, 2, 1), 3: (4, 2, 1, 1)}
 """Per-axis reduction of the keys in each stage, by spatial dimensions."""
 SIZES: Mapping[str, Mapping[str, Any]] = {
+    "mit_tiny": {"widths": (32, 64, 64, 80), "depths": (2, 2, 2, 2), "heads": (1, 2, 4, 5)},
     "mit_b0": {"widths": (32, 64, 160, 256), "depths": (2, 2, 2, 2)},
     "mit_b1": {"widths": (64, 128, 320, 512), "depths": (2, 2, 2, 2)},
     "mit_b2": {"widths": (64, 128, 320, 512), "depths": (3, 4, 6, 3)},
@@ -25,7 +26,8 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     "mit_b4": {"widths": (64, 128, 320, 512), "depths": (3, 8, 27, 3)},
     "mit_b5": {"widths": (64, 128, 320, 512), "depths": (3, 6, 40, 3)},
 }
-"""Widths and depths of the paper's sizes; all have heads 1, 2, 5, 8."""
+"""Widths and depths: b0 to b5 are the paper's, with heads 1, 2, 5, 8; ``mit_tiny`` is for small patches, of which the last stages
+see a few positions (docs/results.md, choices of the default training)."""
 
 
 class Stage(nn.Module):
@@ -192,8 +194,13 @@ def init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def mit_tiny(spatial_dims: int, in_channels: int, **options: Any) -> MixTransformer:
+    """b0 with narrow last stages, for patches of which they see a few positions; not of the paper."""
+    return MixTransformer(spatial_dims, in_channels, **{**SIZES["mit_tiny"], **options})
+
+
 def mit_b0(spatial_dims: int, in_channels: int, **options: Any) -> MixTransformer:
-    """The smallest encoder; its widths are SegFormer3D's."""
+    """The paper's smallest encoder; its widths are SegFormer3D's."""
     return MixTransformer(spatial_dims, in_channels, **{**SIZES["mit_b0"], **options})
 
 

@@ -278,12 +278,12 @@ def segformer3d(
 
 
 def segformer(size: str, spatial_dims: int, in_channels: int, out_channels: int, **options: Any) -> SegFormer:
-    """SegFormer with the encoder ``mit_b0`` .. ``mit_b5`` and the decoder width that goes with it.
+    """SegFormer with the encoder ``mit_tiny`` or ``mit_b0`` .. ``mit_b5`` and the decoder width that goes with it.
 
     Raises:
         ValueError: for a size that does not exist.
     """
     if size not in SIZES:
         raise ValueError(f"size {size!r} is none of {', '.join(SIZES)}")
-    width = 256 if size in ("mit_b0", "mit_b1") else 768
+    width = {"mit_tiny": 128, "mit_b0": 256, "mit_b1": 256}.get(size, 768)
     return SegFormer(spatial_dims, in_channels, out_channels, **{"decoder_width": width, **SIZES[size], **options})

@@ -30,6 +30,15 @@ USED = 0.9
 """Of a time budget; the rest is reading, validation, saving."""
 IN_MEMORY_GB = 4.0
 """What train.yaml keeps prepared cases in."""
+TINY_PATCH = 2**19
+"""Voxels of a patch, with the usual strides, up to which ``mit_tiny`` is taken for volumes that such a patch shows whole."""
+REASONS_OF_NETWORK = {
+    "default": "mit_b0's widths: on a processor more steps of it beat fewer of a larger one",
+    "mit_b0": "mit_b0's widths: the budget holds enough steps for more than mit_tiny",
+    "mit_tiny": "of images this small the last stages see a few positions: a quarter of mit_b0's parameters, and more steps",
+    "mit_b1": "twice the width, for which the budget holds enough steps",
+}
+"""By preset."""
 RARE = 0.001
 """Part of the image; of labels that are smaller, random patches hold too little."""
 
@@ -86,7 +95,7 @@ def choose(
         fingerprint: of the data set.
         build: makes a network of the size that is to be trained, for its memory.
         limits: of memory and time.
-        network_name: its preset.
+        network_name: its preset; ``default`` becomes ``mit_tiny`` for small volumes.
     """
     strides, reason = choose_strides(fingerprint, wished_spacing(fingerprint))
     while True:
@@ -119,7 +128,8 @@ def _choose(fingerprint: Fingerprint, network: Any, limits: Limits, network_name
     )
     spacing, reasons["spacing_mm"] = choose_spacing(fingerprint, np.median(extents, axis=0), most)
     used = fingerprint.spacing_mm if spacing is None else spacing
-    patch, reasons["patch_size"] = choose_patch(extents / used, most, limit, network.size_multiple, smallest)
+    sizes = extents / used
+    patch, reasons["patch_size"] = choose_patch(sizes, most, limit, network.size_multiple, smallest)
     mirror, reasons["mirror_axes"] = choose_mirror_axes(fingerprint)
     least, largest = BATCH[dims]
     batch = int(min(BATCH_VOXELS[dims] / work, voxels) // math.prod(patch))
@@ -138,11 +148,10 @@ def _choose(fingerprint: Fingerprint, network: Any, limits: Limits, network_name
     if limits.data_gb < IN_MEMORY_GB:
         train["in_memory_gb"] = round(limits.data_gb, 2)
         reasons["train.in_memory_gb"] = f"half of the {limits.memory_gb:g} GB; other prepared cases are read from disk"
-    reasons["network"] = (
-        "mit_b0's widths: on a processor more steps of it beat fewer of a larger one"
-        if network_name == "default"
-        else "twice the width, for which the budget holds enough steps"
-    )
+    small = math.prod(patch) * work <= TINY_PATCH and bool(np.all(np.median(sizes, axis=0) <= patch))
+    if network_name == "default" and task.kind == "segmentation" and dims == 3 and small:
+        network_name = "mit_tiny"
+    reasons["network"] = REASONS_OF_NETWORK[network_name]
     chosen = replace(
         task,
         spacing_mm=spacing,

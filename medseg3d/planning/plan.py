@@ -28,11 +28,10 @@ from medseg3d.task import Task
 
 logger = logging.getLogger(__name__)
 
-LARGER = "mit_b1"
-LARGER_COST = 3.5
-"""Of a step of the larger network, in steps of the smallest."""
+LARGER = {"mit_tiny": ("mit_b0", 1.3), "default": ("mit_b1", 3.5)}
+"""The next larger network, and what a step of it takes in steps of the smaller."""
 ENOUGH_STEPS = 40_000
-"""In which the smallest network has learned what it can: with more, a larger one is taken."""
+"""In which a network has learned what it can: with more, a larger one is taken."""
 VALIDATION_SHARE = 0.2
 FORWARD = 1 / 3
 """Of a training step, per voxel."""
@@ -109,9 +108,10 @@ def plan(data: str | Path, *, budget_s: float | None = None, memory_gb: float = 
         voxel_s = step_s / _step_work(chosen.task)
         chosen = _choose(fingerprint, replace(limits, voxel_s=voxel_s))
         step_s = voxel_s * _step_work(chosen.task)
-        if chosen.task.kind == "segmentation" and USED * budget_s / step_s / LARGER_COST >= ENOUGH_STEPS:
-            larger = _choose(fingerprint, replace(limits, voxel_s=LARGER_COST * voxel_s), LARGER)
-            chosen, step_s = larger, LARGER_COST * voxel_s * _step_work(larger.task)
+        name, cost = LARGER[chosen.task.network]
+        if chosen.task.kind == "segmentation" and USED * budget_s / step_s / cost >= ENOUGH_STEPS:
+            chosen = _choose(fingerprint, replace(limits, voxel_s=cost * voxel_s), name)
+            step_s = cost * voxel_s * _step_work(chosen.task)
         chosen, more = _with_length(chosen, fingerprint, budget_s, step_s, measured=measure_step)
         findings = [*findings, *more]
     findings = [*findings, *_together(fingerprint, chosen.task, Path(data))]
