@@ -3,8 +3,9 @@
     python -m benchmarks.shares [--task hippocampus] [--repeats N] [--json FILE] [--quick]
 
 The trainer computes shares of the batch side by side, one for each core, and keeps freed memory. The other ways: always four
-shares; memory given back; every operation divided between the threads, with both ways that OpenMP's threads wait. The same network,
-batch and optimizer; interleaved, each way in a process of its own, since some are chosen when a process begins.
+shares; float32 where ``auto`` takes bfloat16; memory given back; every operation divided between the threads, with both ways that
+OpenMP's threads wait. The same network, batch and optimizer; interleaved, each way in a process of its own, since some are chosen
+when a process begins.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from benchmarks.measure import report
 WAYS = {
     "side by side, a share for each core": ("shares", "passive"),
     "in four shares": ("four", "passive"),
+    "in float32": ("float32", "passive"),
     "freed memory given back": ("given_back", "passive"),
     "divided, threads wait asleep": ("divided", "passive"),
     "divided, threads wait as OpenMP lets them": ("divided", None),  # awake for some milliseconds
 }
-RIVALS = ("four", "given_back", "asleep", "awake")
+RIVALS = ("four", "float32", "given_back", "asleep", "awake")
 """The ways but the first, in the figures' names."""
 
 
@@ -48,11 +50,12 @@ def serve(way: str, task_name: str, quick: bool) -> None:
     settings = merge_settings(task, task.train)
     size, count = (32,) * task.spatial_dims if quick else task.patch_size, settings["batch_size"]
     settings["shares"] = {"four": 4, "divided": 1}.get(way)
+    settings["precision"] = "float32" if way == "float32" else settings["precision"]
     stepper = Stepper(
         new_network(network_config(task, settings["network"]), 0),
         build_loss("auto", task),
         lambda images, network: network(images),
-        Recipe(**{name: settings[name] for name in Recipe.__dataclass_fields__}),
+        Recipe.from_settings(settings),
         Processes.join(),
     )
     label = torch.randint(0, len(task.labels) + 1, (count, 1, *size), dtype=torch.uint8)

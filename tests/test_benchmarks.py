@@ -24,7 +24,7 @@ KEYS = {
     "faults": {"kills", "resumed", "bit_equal", "prediction_kills", "prediction_resumed", "prediction_equal"},
     "triage": {"cases", "worst_5_in_first_10_flips", "mean_error_flips"},
     "predict": {"brats_bf16_speedup", "brats_fp32_speedup", "brats_whole_speedup", "agreement_fp32"},
-    "shares": {f"speedup_over_{way}" for way in ("four", "given_back", "asleep", "awake")},
+    "shares": {f"speedup_over_{way}" for way in ("four", "float32", "given_back", "asleep", "awake")},
     "ablations": {"slices.shipped.steps", "slices.usual_strides.steps"},
     "slices": {f"{arm}.minutes" for arm in ("3d", "slices", "slices+1")},
     "training_plans": {f"plans.brats_sample.{side}.steps" for side in ("medseg3d", "dynunet")},

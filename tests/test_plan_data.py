@@ -149,6 +149,17 @@ def test_a_fingerprint_holds_what_is_in_the_files(tmp_path: Path) -> None:
     assert not findings
 
 
+def test_networks_grow_with_the_time(tmp_path: Path) -> None:
+    for number in range(2):
+        put(tmp_path / "images" / f"p{number}.nii.gz", scan(number))
+        put(tmp_path / "labels" / f"p{number}.nii.gz", label())
+    short, long = (plan(tmp_path, budget_s=seconds, measure_step=False) for seconds in (300.0, 10**6))
+    assert short.task.network == "mit_tiny"
+    assert long.task.network == "mit_b0"
+    assert "enough steps" in long.reasons["network"]
+    assert short.task.patch_size == long.task.patch_size
+
+
 def test_a_plan_is_the_same_again_and_trains(tmp_path: Path) -> None:
     data = write_balls(tmp_path / "balls")
     first, second = plan(data), plan(data)

@@ -53,7 +53,7 @@ def loss_of(image: Tensor, one: nn.Module) -> Tensor:
 def shares_of(one: nn.Module) -> Shares | None:
     """What a training of a network divides its batches into."""
     settings = merge_settings(load_task("nuclei"), {})
-    recipe = Recipe(**{name: settings[name] for name in Recipe.__dataclass_fields__})
+    recipe = Recipe.from_settings(settings)
     return Stepper(one, nn.MSELoss(), lambda images, network: network(images), recipe, Processes()).shares
 
 

@@ -40,8 +40,10 @@ def split_cases(cases: Sequence[Case], fraction: float = 0.2, seed: int = 0) -> 
     for case in cases:
         subjects.setdefault(subject_of(case.name), []).append(case)
     if len(subjects) < 2:
-        message = f"{len(subjects)} patient in {len(cases)} cases cannot be split; training with validation needs two"
-        raise ConfigError(message)
+        raise ConfigError(
+            f"{len(subjects)} patient in {len(cases)} cases cannot be split, and training with validation needs two; "
+            "add a patient, or train without validation (validation_fraction=0 of medseg3d.train)"
+        )
     order = sorted(subjects, key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).digest())
     wanted, validation = max(1, round(fraction * len(cases))), set()
     count = 0

@@ -31,7 +31,7 @@ USED = 0.9
 IN_MEMORY_GB = 4.0
 """What train.yaml keeps prepared cases in."""
 TINY_PATCH = 2**19
-"""Voxels of a patch, with the usual strides, up to which ``mit_tiny`` is taken for volumes that such a patch shows whole."""
+"""Voxels of a patch up to which ``mit_tiny`` is taken, for volumes that it shows whole and with the usual strides."""
 REASONS_OF_NETWORK = {
     "default": "mit_b0's widths: on a processor more steps of it beat fewer of a larger one",
     "mit_b0": "mit_b0's widths: the budget holds enough steps for more than mit_tiny",
@@ -148,7 +148,7 @@ def _choose(fingerprint: Fingerprint, network: Any, limits: Limits, network_name
     if limits.data_gb < IN_MEMORY_GB:
         train["in_memory_gb"] = round(limits.data_gb, 2)
         reasons["train.in_memory_gb"] = f"half of the {limits.memory_gb:g} GB; other prepared cases are read from disk"
-    small = math.prod(patch) * work <= TINY_PATCH and bool(np.all(np.median(sizes, axis=0) <= patch))
+    small = work == 1 and math.prod(patch) <= TINY_PATCH and bool(np.all(np.median(sizes, axis=0) <= patch))
     if network_name == "default" and task.kind == "segmentation" and dims == 3 and small:
         network_name = "mit_tiny"
     reasons["network"] = REASONS_OF_NETWORK[network_name]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -78,7 +77,7 @@ def measured_step(task: Task, settings: Mapping[str, Any]) -> float:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = new_network(settings["network"], 0).to(device)
-    recipe = Recipe(**{f.name: settings[f.name] for f in fields(Recipe)})
+    recipe = Recipe.from_settings(settings)
     stepper = Stepper(
         network, build_loss(settings["loss"], task).to(device), lambda x, net: net(x), recipe, Processes()
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from medseg3d.checks import ConfigError
 
@@ -57,6 +59,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self.samples(1)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Recipe:
+        """Those of the merged settings of a run (``settings.merge_settings``) that are its own."""
+        return cls(**{field.name: settings[field.name] for field in fields(cls)})
 
     def samples(self, processes: int) -> int:
         """Samples per step in each of ``processes``."""
