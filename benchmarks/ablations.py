@@ -56,6 +56,7 @@ ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
     "nuclei": {
         BASE: {},
+        "tiny": {"network": {"name": "mit_tiny"}},
         "rate_low": {"learning_rate": 0.0003},
         "rate_high": {"learning_rate": 0.003},
         "stem_2": {"network": {"strides": [2, 2, 2, 2]}},
@@ -68,7 +69,8 @@ ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 """By data set what each arm changes. ``slices`` are the hippocampi with slices of 6 mm (benchmarks/slices.py), as planned."""
 WORDS = {
     BASE: "as shipped",
-    "fifth": "`network: mit_tiny`, the hippocampus task's (1.0 million parameters)",
+    "fifth": "`mit_tiny`, which the task has (1.0 million parameters for 4.5)",
+    "tiny": "`mit_tiny`",
     "third": "widths of 32, 64, 96, 128 (1.7 million parameters)",
     "large_patch": "patch of the largest image, 80 x 112 x 80",
     "stem_2": "logits at stride 2",

@@ -17,6 +17,7 @@ from benchmarks.training_sides import dynunet
 from medseg3d.augmentation import Augmentation
 from medseg3d.preprocessing import NetworkGrid
 from medseg3d.task import Task, load_task
+from medseg3d.training.allocation import freed_memory_kept
 from medseg3d.training.cache import PreparedCase
 from medseg3d.training.feed import feed
 from medseg3d.training.losses import build_loss
@@ -51,6 +52,7 @@ def made_up_cases(task: Task, count: int) -> list[PreparedCase]:
     return cases
 
 
+@freed_memory_kept()  # as the trainer does
 def pipeline(task_name: str, steps: int, *, shrink: int = 1) -> tuple[float, float]:
     """Seconds of a step with the whole data path, and of one on a fixed batch, taken in turn.
 
