@@ -140,11 +140,11 @@ class Augmentation:
         if change.low_resolution > 1:
             image = coarsened(image, change.low_resolution)
         if change.contrast != 1 or change.brightness != 0:
-            image = image * change.contrast + change.brightness
+            image = image.mul(change.contrast).add_(change.brightness)
         if change.gamma != 1:
             low, high = image.amin(), image.amax()
             width = (high - low).clamp_min(1e-7)
-            image = ((image - low) / width).pow(change.gamma) * width + low
+            image = image.sub(low).div_(width).pow_(change.gamma).mul_(width).add_(low)
         if change.noise > 0:
             generator = torch.Generator(image.device).manual_seed(change.noise_seed)
             image = torch.randn(image.shape, generator=generator, device=image.device).mul_(change.noise).add_(image)
