@@ -112,8 +112,8 @@ class Arm:
     @property
     def settings(self) -> dict[str, Any]:
         common, own = COMMON[self.data], ARMS[self.data][self.name]
-        both = {key: {**common[key], **own[key]} for key in common.keys() & own.keys() if key == "network"}
-        return {**common, **own, **both}
+        network = {**common.get("network", {}), **own.get("network", {})}
+        return {**common, **own, **({"network": network} if network else {})}
 
 
 def find(name: str, work: Path, *, quick: bool, minutes: float) -> tuple[Path, Task, list[Case], list[Case]]:

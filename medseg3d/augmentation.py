@@ -185,7 +185,7 @@ def sampling_grid(
 ) -> Tensor:
     """Where ``grid_sample`` reads each voxel of a patch from its window, ``(1, *patch, d)``; their centres coincide.
 
-    What ``affine_grid`` gives, as a sum over axes of which the last alone is of full size: a quarter of its time.
+    What ``affine_grid`` gives, as a sum over axes of which the last alone is of full size, which takes less time.
     """
     source = np.array([max(n - 1, 1) for n in window]) / 2
     target = np.array([n - 1 for n in patch]) / 2

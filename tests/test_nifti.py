@@ -345,7 +345,7 @@ def test_a_header_of_another_grid_is_not_believed(tmp_path):
     assert image.header["sform_code"] == 1
 
 
-def test_the_same_volume_gives_the_same_bytes(tmp_path):
+def test_the_same_volume_gives_the_same_file_however_it_is_packed(tmp_path):
     volume = Volume(DATA[None], AFFINE)
     for name in ("a.nii.gz", "b.nii.gz"):
         write_volume(volume, tmp_path / name)
